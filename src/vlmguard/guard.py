@@ -1,0 +1,230 @@
+"""The guard: a chat in, what may be sent out. Applies the policy to what a rewriter found, and writes the receipt.
+
+Every turn of the user's and every tool result is judged in the light of what came before it. Clients resend earlier turns
+in their original words, so a turn that was rewritten once is rewritten again: from a cache by the prefix of the chat, or
+judged anew (architecture, decision 2).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from vlmguard.checks import check_rewrite
+from vlmguard.errors import ChatError, GuardError, VlmguardError
+from vlmguard.language import detect
+from vlmguard.policy import Action, Policy, Rule, ToolAction, load_policy
+from vlmguard.protocols import Rewriter
+from vlmguard.receipts import aspects, make_receipt, unjudged
+from vlmguard.rewriters.compose import neutralise_tool_result
+from vlmguard.types import (
+    JUDGED_ROLES,
+    Chat,
+    Guarded,
+    Judgement,
+    Level,
+    Message,
+    Mode,
+    Outcome,
+    Reason,
+    Review,
+    Text,
+)
+
+_GRAVITY = (Outcome.FORWARD, Outcome.UNGUARDED, Outcome.DEGRADED, Outcome.REWRITE, Outcome.BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What the policy says of one turn."""
+
+    turn: int
+    review: Review
+    outcome: Outcome
+    text: str | None
+    """The words to put in the turn's place; ``None`` leaves it as it is."""
+    degraded: bool
+
+
+class Guard:
+    """Judges chats and refines their prompts.
+
+    Args:
+        rewriter: who judges. The default is the embedded one: offline, no GPU, blind to scenes, and saying so.
+        policy: what is allowed and what to do about the rest. The default is the packaged policy.
+        mode: ``Mode.MONITOR`` judges and records, and changes nothing.
+        key: for the content hashes in receipts. Without one they can be guessed for short prompts.
+        remembered: how many judged prefixes are kept, so that a conversation is not judged anew at every turn.
+    """
+
+    def __init__(
+        self,
+        rewriter: Rewriter | None = None,
+        policy: Policy | None = None,
+        *,
+        mode: Mode = Mode.ENFORCE,
+        key: bytes = b"",
+        remembered: int = 1024,
+    ) -> None:
+        self.policy = policy or load_policy()
+        self.rewriter = rewriter or _embedded(self.policy)
+        self.mode = mode
+        self._key = key
+        self._reviews: OrderedDict[tuple[str, ...], Review] = OrderedDict()
+        self._remembered = remembered
+
+    async def refine(self, chat: Chat) -> Guarded:
+        """Judges a chat. A benign one comes back as the very same object.
+
+        Raises:
+            ChatError: there is no turn of the user's, or nothing in it.
+            GuardError: the chat could not be judged. Nothing was let through; the caller decides.
+        """
+        _require_content(chat)
+        decisions = [
+            await self._decide(chat, turn)
+            for turn, message in enumerate(chat.messages)
+            if message.role in JUDGED_ROLES and turn >= _first_user_turn(chat)
+        ]
+        intended = max((decision.outcome for decision in decisions), key=_GRAVITY.index)
+        outcome = intended if self.mode is Mode.ENFORCE else Outcome.FORWARD
+        gravest = max(decisions, key=lambda decision: (_GRAVITY.index(decision.outcome), decision.turn))
+        sent = self._apply(chat, decisions, outcome)
+        receipt = make_receipt(
+            review=gravest.review,
+            judgements=_account(chat, decisions),
+            mode=self.mode,
+            outcome=outcome,
+            intended=intended,
+            policy=self.policy.hash,
+            sent=sent,
+            key=self._key,
+        )
+        notice = self._in_language(self.policy.notice, chat) if outcome is Outcome.BLOCK else None
+        return Guarded(sent, outcome, gravest.review.refinement, receipt, notice)
+
+    async def _decide(self, chat: Chat, turn: int) -> _Decision:
+        review = await self._review(chat, turn)
+        action = self._action(review)
+        rule = self._rule(review)
+        if action is Action.BLOCK or rule is Rule.BLOCK:
+            return _Decision(turn, review, Outcome.BLOCK, None, False)
+        text: str | None = None
+        if action is Action.REWRITE:
+            message = chat.messages[turn]
+            if message.role == "user":
+                text = self._refined(chat.until(turn), review)
+            elif self.policy.tool_results is ToolAction.BLOCK:
+                return _Decision(turn, review, Outcome.BLOCK, None, False)
+            elif self.policy.tool_results is ToolAction.NEUTRALISE:
+                text = neutralise_tool_result(message.text, self.policy, detect(chat.prompt))
+        degraded = rule is Rule.DEGRADE
+        if text is not None:
+            return _Decision(turn, review, Outcome.REWRITE, text, degraded)
+        return _Decision(turn, review, Outcome.DEGRADED if degraded else Outcome.FORWARD, None, degraded)
+
+    async def _review(self, chat: Chat, turn: int) -> Review:
+        """The rewriter's word on one turn, remembered by everything that it could depend on."""
+        prefix = chat.until(turn)
+        # Receipts name places on the wire, and the same words may stand at other places in another dialect.
+        key = (chat.prefix_hash(turn), *(part.path for part in prefix.messages[-1].parts))
+        if (known := self._reviews.get(key)) is not None:
+            self._reviews.move_to_end(key)
+            return known
+        try:
+            review = await self.rewriter.refine(prefix)
+        except VlmguardError as error:
+            raise GuardError(f"the request could not be judged: {error}") from error
+        except Exception as error:
+            raise GuardError(
+                f"the rewriter broke ({type(error).__name__}: {error}); nothing was let through: report this"
+            ) from error
+        _require_full_account(prefix.messages[-1], review)
+        self._reviews[key] = review
+        if len(self._reviews) > self._remembered:
+            self._reviews.popitem(last=False)
+        return review
+
+    def _action(self, review: Review) -> Action:
+        """The strictest action that any finding calls for."""
+        actions = {
+            self.policy.action(finding)
+            for _, finding in review.refinement.report
+            if finding is not None and finding.level > Level.NONE
+        }
+        return next((action for action in (Action.BLOCK, Action.REWRITE) if action in actions), Action.FORWARD)
+
+    def _rule(self, review: Review) -> Rule:
+        """The strictest rule for what was not judged."""
+        rules = {self.policy.unjudged[row.unjudged] for row in review.judgements if row.unjudged is not None}
+        return next((rule for rule in (Rule.BLOCK, Rule.DEGRADE) if rule in rules), Rule.FORWARD)
+
+    def _refined(self, chat: Chat, review: Review) -> str:
+        prompt = review.refinement.prompt
+        if prompt is None:
+            worst = review.refinement.report.worst
+            raise GuardError(
+                f"the rewriter found {worst.category} ({worst.level}) and proposed no rewrite; nothing was let through"
+            )
+        try:
+            check_rewrite(chat, prompt, self.policy)
+        except VlmguardError as error:
+            raise GuardError(f"the refined prompt was not sent: {error}") from error
+        return prompt
+
+    def _apply(self, chat: Chat, decisions: list[_Decision], outcome: Outcome) -> Chat | None:
+        if outcome is Outcome.BLOCK:
+            return None
+        if outcome in (Outcome.FORWARD, Outcome.UNGUARDED):
+            return chat
+        for decision in decisions:
+            if decision.text is not None:
+                chat = chat.with_prompt(decision.turn, decision.text)
+        if any(decision.degraded for decision in decisions):
+            chat = self.with_safety_prompt(chat)
+        return chat
+
+    def with_safety_prompt(self, chat: Chat) -> Chat:
+        """The chat behind the policy's static safety prompt, as a system turn before all others."""
+        prompt = self._in_language(self.policy.safety_prompt, chat)
+        return Chat((Message("system", (Text(prompt),)), *chat.messages))
+
+    def _in_language(self, texts: object, chat: Chat) -> str:
+        assert isinstance(texts, dict) or hasattr(texts, "get")
+        return str(texts.get(detect(chat.prompt)) or texts["en"])  # type: ignore[index, attr-defined, union-attr]
+
+
+def _embedded(policy: Policy) -> Rewriter:
+    from vlmguard.rewriters.embedded import EmbeddedRewriter
+
+    return EmbeddedRewriter(policy)
+
+
+def _require_content(chat: Chat) -> None:
+    message = chat.messages[chat.last_user_turn]
+    if not message.text.strip() and all(isinstance(part, Text) for part in message.parts):
+        raise ChatError("the prompt is empty and no picture comes with it: there is nothing to judge")
+
+
+def _first_user_turn(chat: Chat) -> int:
+    return next(turn for turn, message in enumerate(chat.messages) if message.role == "user")
+
+
+def _require_full_account(message: Message, review: Review) -> None:
+    """A rewriter that says nothing of a part has not judged it: that must not pass as judged."""
+    accounted = {(row.path, row.aspect) for row in review.judgements}
+    for part in message.parts:
+        for aspect in aspects(part):
+            if (part.path, aspect) not in accounted:
+                raise GuardError(f"the rewriter did not account for the {aspect} of {part.path or 'a part'}")
+
+
+def _account(chat: Chat, decisions: list[_Decision]) -> tuple[Judgement, ...]:
+    """A row for every aspect of every part of the chat, in the order of the chat."""
+    by_turn = {decision.turn: decision.review.judgements for decision in decisions}
+    rows: list[Judgement] = []
+    for turn, message in enumerate(chat.messages):
+        rows.extend(
+            by_turn.get(turn) or (row for part in message.parts for row in unjudged(part, Reason.ROLE))
+        )
+    return tuple(rows)

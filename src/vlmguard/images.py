@@ -1,0 +1,162 @@
+"""Untrusted bytes → ``Image`` → pixels: kind, limits, decoding, and the views in which words can hide.
+
+``read_image`` looks only at the header: a bomb is refused before a pixel of it is decoded. ``views`` decodes. Formats are
+told by their content, never by a file name or a declared media type.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmguard.errors import ImageError
+from vlmguard.types import Image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Pixels = npt.NDArray[np.uint8]
+"""Height × width × 3, RGB, 0–255."""
+
+MEDIA_TYPES = {
+    "PNG": "image/png",
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+    "AVIF": "image/avif",
+}
+"""The formats that are accepted, by the decoder's name for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a picture may ask of us."""
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
+    """Of one frame. 50 megapixels decode to 150 MB."""
+    max_frames: int = 8
+    """How many frames of an animation are looked at: the first, the last, and some between."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def read_image(data: bytes, path: str = "", limits: Limits = DEFAULT_LIMITS) -> Image:
+    """A checked picture. Raises ``ImageError``, which says what is wrong and what would be accepted."""
+    name = path or "the image"
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes)")
+    if len(data) > limits.max_bytes:
+        raise ImageError(f"{name} has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted: make it smaller")
+    with _open(data, name) as picture:
+        width, height = picture.size
+        if width * height > limits.max_pixels:
+            raise ImageError(
+                f"{name} has {width} × {height} pixels; at most {limits.max_pixels:,} are accepted: make it smaller"
+            )
+        frames = int(getattr(picture, "n_frames", 1))
+        return Image(data, MEDIA_TYPES[str(picture.format)], width, height, frames, path)
+
+
+def _open(data: bytes, name: str) -> Picture:
+    import PIL.Image
+
+    try:
+        return PIL.Image.open(io.BytesIO(data), formats=tuple(dict.fromkeys(MEDIA_TYPES)))
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name} unpacks to far too many pixels: make it smaller") from error
+    except PIL.UnidentifiedImageError as error:
+        kinds = ", ".join(sorted({kind.split("/")[1].upper() for kind in MEDIA_TYPES.values()}))
+        raise ImageError(f"{name} is not a picture of a kind we read ({kinds}): convert it") from error
+    except Exception as error:  # decoders raise nearly anything on hostile bytes
+        raise ImageError(f"{name} is damaged: {error}") from error
+
+
+def verify(image: Image) -> None:
+    """Decodes the first frame, at reduced size where the format can. Raises ``ImageError`` when it is damaged."""
+    name = image.path or "the image"
+    with _open(image.data, name) as picture:
+        try:
+            picture.draft("RGB", (picture.width // 8, picture.height // 8))
+            picture.load()
+        except Exception as error:
+            raise ImageError(f"{name} is damaged or cut off: {error}") from error
+
+
+def unseen_frames(image: Image, limits: Limits = DEFAULT_LIMITS) -> int:
+    """How many frames of an animation ``views`` leaves out."""
+    return max(0, image.frames - limits.max_frames)
+
+
+def views(image: Image, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
+    """The picture as a model may come to see it: its frames, turned as EXIF says, and without transparency.
+
+    A transparent frame gives up to three views (alpha dropped, on white, on black), since which of them a model's own
+    loader makes is unknown and words can hide in any. Views that look the same come once. Raises ``ImageError``.
+    """
+    name = image.path or "the image"
+    seen: set[bytes] = set()
+    with _open(image.data, name) as picture:
+        for frame in _frame_numbers(image.frames, limits.max_frames):
+            try:
+                if frame:
+                    picture.seek(frame)
+                pictures = list(_flatten(picture))
+            except Exception as error:
+                raise ImageError(f"{name} is damaged or cut off: {error}") from error
+            for pixels in pictures:
+                if image.frames == 1 and len(pictures) == 1:
+                    yield pixels
+                elif (digest := _digest(pixels)) not in seen:
+                    seen.add(digest)
+                    yield pixels
+
+
+def _frame_numbers(frames: int, most: int) -> list[int]:
+    """At most ``most`` of ``frames``, evenly spread, the first and the last among them."""
+    if frames <= most:
+        return list(range(frames))
+    return sorted({round(step * (frames - 1) / (most - 1)) for step in range(most)})
+
+
+def _digest(pixels: Pixels) -> bytes:
+    import hashlib
+
+    return hashlib.sha256(pixels.tobytes()).digest()
+
+
+def _flatten(picture: Picture) -> Iterator[Pixels]:
+    from PIL import ImageOps
+
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode.startswith("I") or turned.mode == "F":
+        yield _from_deep(np.asarray(turned))
+    elif turned.has_transparency_data:
+        yield from _without_alpha(np.asarray(turned.convert("RGBA")))
+    else:
+        yield np.asarray(turned.convert("RGB"))
+
+
+def _from_deep(values: npt.NDArray[Any]) -> Pixels:
+    """16-bit and float greys, stretched over 8 bits: a plain conversion clips them to white."""
+    low, high = float(values.min()), float(values.max())
+    scaled = np.zeros(values.shape) if high <= low else (values - low) * (255.0 / (high - low))
+    return np.repeat(scaled.astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _without_alpha(rgba: npt.NDArray[np.uint8]) -> Iterator[Pixels]:
+    colours, alpha = rgba[:, :, :3], rgba[:, :, 3:].astype(np.uint16)
+    yield np.ascontiguousarray(colours)
+    if alpha.min() == 255:
+        return
+    for ground in (255, 0):
+        yield ((colours * alpha + ground * (255 - alpha)) // 255).astype(np.uint8)

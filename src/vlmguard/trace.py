@@ -1,0 +1,262 @@
+"""The trace grammar: what a rewriter says, written and read. The only place that knows it.
+
+A trace is these elements in this order, white space between them:
+
+    <understanding>one sentence</understanding>
+    <assessment text="LEVEL" image="LEVEL" cross="LEVEL"/>      LEVEL = none | low | medium | high | absent (not judged)
+    <risk modality="text|image|cross" category="ID">why</risk>  exactly one per modality above none
+    <evidence source="image 1" modality="image">what is seen in the input</evidence>    any number
+    <analysis>how these cause the harm</analysis>               at most one
+    <forward/>   or   <prompt>the refined prompt</prompt>       the end
+
+A harmless request is an understanding, an assessment and ``<forward/>``: a few dozen tokens, decided first (R1-Act).
+A refined prompt needs at least one risk, one piece of evidence and the analysis.
+
+Escaping, one rule: where ``<`` and the name of one of these elements meet inside a body, a backslash goes between them
+(``<\\prompt>``), and one backslash is taken away on reading. ``parse(render(r)) == r`` for every ``Refinement``.
+"""
+
+from __future__ import annotations
+
+import re
+
+from vlmguard.errors import TraceError
+from vlmguard.types import Evidence, Finding, Level, Modality, Refinement, RiskReport
+
+ELEMENTS = ("understanding", "assessment", "risk", "evidence", "analysis", "forward", "prompt")
+"""The names that the grammar claims for itself."""
+
+END_MARKS = ("<forward/>", "</prompt>")
+"""A trace is complete when one of these has been read."""
+
+_ABSENT = "absent"
+_TAG = re.compile(rf"<(?=\\*/?(?:{'|'.join(ELEMENTS)}))")
+_ESCAPED_TAG = re.compile(rf"<\\(?=\\*/?(?:{'|'.join(ELEMENTS)}))")
+_BARE_TAG = re.compile(rf"</?(?:{'|'.join(ELEMENTS)})[^>]*>?")
+_OPENING = re.compile(r"<([a-z]+)((?:\s+[a-z]+=\"[^\"<>]*\")*)\s*(/?)>")
+_ATTRIBUTE = re.compile(r"([a-z]+)=\"([^\"<>]*)\"")
+
+
+def escape(body: str) -> str:
+    """``body`` with the grammar's own tags made harmless."""
+    return _TAG.sub(r"<\\", body)
+
+
+def unescape(body: str) -> str:
+    """The inverse of ``escape``."""
+    return _ESCAPED_TAG.sub("<", body)
+
+
+def find_tags(text: str) -> list[str]:
+    """The grammar's tags that stand in ``text`` unescaped."""
+    return _BARE_TAG.findall(text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def render(refinement: Refinement) -> str:
+    """The trace of a refinement. Scores are measurements beside the finding and are not part of it."""
+    lines = [_element("understanding", refinement.understanding), _render_assessment(refinement.report)]
+    for modality, finding in refinement.report:
+        if finding is not None and finding.category is not None:
+            lines.append(
+                _element("risk", finding.rationale, modality=modality.value, category=finding.category)
+            )
+    lines.extend(
+        _element("evidence", item.observation, source=item.source, modality=item.modality.value)
+        for item in refinement.evidence
+    )
+    if refinement.analysis:
+        lines.append(_element("analysis", refinement.analysis))
+    lines.append("<forward/>" if refinement.prompt is None else _element("prompt", refinement.prompt))
+    return "\n".join(lines)
+
+
+def _render_assessment(report: RiskReport) -> str:
+    levels = " ".join(
+        f'{modality.value}="{_ABSENT if finding is None else finding.level}"' for modality, finding in report
+    )
+    return f"<assessment {levels}/>"
+
+
+def _element(name: str, body: str, **attributes: str) -> str:
+    written = "".join(f' {key}="{value}"' for key, value in attributes.items())
+    return f"<{name}{written}>{escape(body)}</{name}>"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def parse(text: str) -> Refinement:
+    """The refinement that a complete trace says. Raises ``TraceError`` at the first departure from the grammar."""
+    source = _Source(text)
+    understanding = source.body("understanding")
+    levels = _parse_levels(source.empty("assessment"))
+    findings = _parse_risks(source, levels)
+    evidence = _parse_evidence(source)
+    analysis = source.body("analysis") if source.next_name() == "analysis" else ""
+    prompt = _parse_decision(source)
+    source.expect_end()
+    try:
+        report = RiskReport(*(findings[modality] for modality in Modality))
+        return Refinement(understanding, report, evidence, analysis, prompt)
+    except ValueError as error:
+        raise TraceError(f"the trace contradicts itself: {error}") from error
+
+
+def _parse_levels(attributes: dict[str, str]) -> dict[Modality, Level | None]:
+    words = {str(level): level for level in Level}
+    levels: dict[Modality, Level | None] = {}
+    for modality in Modality:
+        word = attributes.pop(modality.value, None)
+        if word is None:
+            raise TraceError(f"<assessment> lacks the attribute {modality.value}")
+        if word != _ABSENT and word not in words:
+            raise TraceError(f"<assessment> says {modality.value}={word!r}; it is one of {', '.join(words)}, {_ABSENT}")
+        levels[modality] = words.get(word)
+    if attributes:
+        raise TraceError(f"<assessment> has no attribute {next(iter(attributes))!r}")
+    return levels
+
+
+def _parse_risks(source: _Source, levels: dict[Modality, Level | None]) -> dict[Modality, Finding | None]:
+    findings: dict[Modality, Finding | None] = {
+        modality: None if level is None else Finding(Level.NONE) for modality, level in levels.items()
+    }
+    pending = {modality: level for modality, level in levels.items() if level is not None and level > Level.NONE}
+    while source.next_name() == "risk":
+        attributes, rationale = source.element("risk", ("modality", "category"))
+        modality = _modality(attributes["modality"])
+        level = pending.pop(modality, None)
+        if level is None:
+            raise TraceError(f"<risk> speaks of {modality.value}, which is assessed as none or was given before")
+        try:
+            findings[modality] = Finding(level, attributes["category"], rationale)
+        except ValueError as error:
+            raise TraceError(f"<risk>: {error}") from error
+    if pending:
+        raise TraceError(f"<risk> is missing for {', '.join(modality.value for modality in pending)}")
+    return findings
+
+
+def _parse_evidence(source: _Source) -> tuple[Evidence, ...]:
+    evidence: list[Evidence] = []
+    while source.next_name() == "evidence":
+        attributes, observation = source.element("evidence", ("source", "modality"))
+        try:
+            evidence.append(Evidence(_modality(attributes["modality"]), attributes["source"], observation))
+        except ValueError as error:
+            raise TraceError(f"<evidence>: {error}") from error
+    return tuple(evidence)
+
+
+def _parse_decision(source: _Source) -> str | None:
+    if source.next_name() == "forward":
+        if attributes := source.empty("forward"):
+            raise TraceError(f"<forward/> has no attribute {next(iter(attributes))!r}")
+        return None
+    return source.body("prompt")
+
+
+def _modality(word: str) -> Modality:
+    try:
+        return Modality(word)
+    except ValueError:
+        raise TraceError(f"a modality is text, image or cross, not {word!r}") from None
+
+
+class _Source:
+    """The text of a trace, read from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._skip_space()
+
+    def _skip_space(self) -> None:
+        while self._at < len(self._text) and self._text[self._at].isspace():
+            self._at += 1
+
+    def _fail(self, reason: str) -> TraceError:
+        return TraceError(f"{reason} at character {self._at}: {self._text[self._at : self._at + 40]!r}")
+
+    def next_name(self) -> str | None:
+        """The name of the element that opens here, if one does."""
+        opening = _OPENING.match(self._text, self._at)
+        return opening[1] if opening else None
+
+    def _open(self, name: str, *, empty: bool) -> dict[str, str]:
+        shape = f"<{name}/>" if empty else f"<{name}>"
+        opening = _OPENING.match(self._text, self._at)
+        if opening is None or opening[1] != name or bool(opening[3]) != empty:
+            raise self._fail(f"{shape} is expected")
+        pairs = _ATTRIBUTE.findall(opening[2])
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise self._fail(f"{shape} gives an attribute twice")
+        self._at = opening.end()
+        return dict(pairs)
+
+    def empty(self, name: str) -> dict[str, str]:
+        """Reads ``<name …/>``; returns its attributes."""
+        attributes = self._open(name, empty=True)
+        self._skip_space()
+        return attributes
+
+    def element(self, name: str, keys: tuple[str, ...]) -> tuple[dict[str, str], str]:
+        """Reads ``<name keys…>body</name>``; returns the attributes and the body, unescaped and trimmed."""
+        start = self._at
+        attributes = self._open(name, empty=False)
+        if set(attributes) != set(keys):
+            self._at = start
+            raise self._fail(f"<{name}> takes exactly the attributes {', '.join(keys) or '(none)'}")
+        close = self._text.find(f"</{name}>", self._at)
+        if close < 0:
+            raise self._fail(f"</{name}> is missing")
+        raw = self._text[self._at : close]
+        if tag := _BARE_TAG.search(raw):
+            self._at += tag.start()
+            raise self._fail(f"<{name}> holds a tag of the grammar that is not escaped")
+        body = unescape(raw.strip())
+        if not body:
+            raise self._fail(f"<{name}> is empty")
+        self._at = close + len(f"</{name}>")
+        self._skip_space()
+        return attributes, body
+
+    def body(self, name: str) -> str:
+        """Reads ``<name>body</name>``."""
+        return self.element(name, ())[1]
+
+    def expect_end(self) -> None:
+        if self._at < len(self._text):
+            raise self._fail("the trace ends before")
+
+
+class TraceReader:
+    """Collects a streamed trace and says when it is complete, so that the stream can be closed there.
+
+    There is no ``stop`` parameter in this: servers strip what matched.
+    """
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._end: int | None = None
+
+    def feed(self, piece: str) -> bool:
+        """Takes one piece; True once the trace is complete."""
+        if self._end is None:
+            searched_from = max(0, len(self._text) - max(map(len, END_MARKS)))
+            self._text += piece
+            ends = [
+                at + len(mark) for mark in END_MARKS if (at := self._text.find(mark, searched_from)) >= 0
+            ]
+            self._end = min(ends, default=None)
+        return self._end is not None
+
+    @property
+    def text(self) -> str:
+        """What was read, up to the end of the trace where it was reached."""
+        return self._text if self._end is None else self._text[: self._end]
