@@ -1,15 +1,22 @@
 """Owns the readings of a text that someone wrote so that a reader, but not a filter, understands it.
 
-``decode`` gives the readings that deserve to be judged beside the original; ``substitutions`` reads a table of
-word replacements out of a prompt and ``substitute`` applies one.
+``decode`` gives the readings that deserve to be judged beside the original: characters first (``lookalikes``), then words
+(``respelling``), codes and ciphers (``encodings``) and the prompt's own word table (``substitution``), one inside another up
+to three levels. A reading is given only where it makes more sense than what stands there (``wordlike``).
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+from vlmguard.perception import encodings, respelling
+from vlmguard.perception.encodings import Passage, wordless_regions
+from vlmguard.perception.lookalikes import plain
+from vlmguard.perception.substitution import substitute, substitutions
+from vlmguard.perception.wordlike import WORD, sense
+
+__all__ = ["View", "decode", "substitute", "substitutions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,40 +30,168 @@ class View:
     """Whether writing it that way looks like an attempt to hide; ``False`` is mere normalisation."""
 
 
-_INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\u00ad]")
+_DEPTH = 3
+_MOST_VIEWS = 12
+_WHOLE = 4_000
+"""Characters up to which a view is the whole text with the passages read in place; of a longer one only the passages
+with what stands around them."""
+_AROUND = 200
+_LONGEST_VIEW = 20_000
+_FINAL = frozenset(("missing spaces", "masked letters", "repeated letters", "line break", "word order", "acrostic"))
+"""Readings that hold no further code: they are made of words already."""
+_Reader = Callable[[str], Iterable[Passage]]
+
+_READERS: tuple[tuple[str, _Reader], ...] = (
+    ("base64", encodings.read_base64),
+    ("base32", encodings.read_base32),
+    ("hex", encodings.read_hex),
+    ("binary", encodings.read_binary),
+    ("character codes", encodings.read_codes),
+    ("escapes", encodings.read_escapes),
+    ("morse", encodings.read_morse),
+    ("spelled letters", encodings.read_spelled),
+    ("spacing", respelling.read_apart),
+    ("leetspeak", respelling.read_leet),
+    ("concatenation", respelling.read_sums),
+    ("split words", respelling.read_cut),
+    ("split words", respelling.read_fragments),
+    ("line break", respelling.read_hyphenated),
+    ("pig latin", encodings.read_pig_latin),
+    ("rot47", encodings.read_rot47),
+    ("word order", encodings.read_backward_order),
+    ("missing spaces", respelling.read_together),
+    ("masked letters", respelling.read_masked),
+    ("repeated letters", respelling.read_stretched),
+    ("accents", respelling.read_accented),
+    ("acrostic", respelling.read_acrostic),
+)
 
 
 def decode(text: str, table: Mapping[str, str] | None = None) -> tuple[View, ...]:
-    """The decoded readings of ``text``, the most telling first; empty when there is nothing to decode.
+    """The decoded readings of ``text``, attempts to hide first; empty when there is nothing to decode.
 
-    ``table`` maps words to the words they stand for (see ``substitutions``). Never raises.
+    At most ``_MOST_VIEWS`` readings, each at most as long as the text or ``_LONGEST_VIEW``; linear in the text's length.
+    Never raises.
+
+    Args:
+        text: anything.
+        table: words to the words they stand for (see ``substitutions``).
     """
-    views = []
-    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
-    if plain != text:
-        views.append(View(plain, "normalised", hidden=False))
-    if table and (replaced := substitute(plain, table)) != plain:
-        views.append(View(replaced, "substitution", hidden=True))
-    return tuple(views)
+    views: dict[str, View] = {}
+    for view in _views(text, table or {}, _DEPTH):
+        key = " ".join(view.text.split())
+        if key and key != " ".join(text.split()):
+            known = views.setdefault(key, view)
+            if view.hidden and not known.hidden:
+                views[key] = view
+        if len(views) >= 3 * _MOST_VIEWS:
+            break
+    return tuple(sorted(views.values(), key=lambda view: not view.hidden)[:_MOST_VIEWS])
 
 
-_PAIR = re.compile(r"""["'](\w[\w -]{0,40})["']\s*(?::|means|stands for|=|->|→)\s*["'](\w[\w -]{0,40})["']""")
+def _views(text: str, table: Mapping[str, str], depth: int) -> Iterator[View]:
+    if depth == 0:
+        return
+    cleaned = plain(text)
+    base, methods, hidden = text, "", False
+    if cleaned.methods and _words(cleaned.text) != _words(text):
+        base, methods, hidden = cleaned.text, "+".join(cleaned.methods), cleaned.hidden
+        yield View(base, methods, hidden)
+    for method, said in cleaned.payloads:
+        yield View(said, method, hidden=True)
+        yield from _inside(said, method, True, table, depth)
+    if table and (replaced := substitute(base, table)) != base:
+        yield View(replaced, _chain(methods, "substitution"), hidden or _is_disguise(base, replaced))
+    for method, passages in _readings(base):
+        for view, deserves in _as_views(base, method, passages):
+            chained = View(view.text, _chain(methods, view.method), hidden or view.hidden)
+            if deserves:
+                yield chained
+            if method in _FINAL:
+                continue
+            yield from _inside(view.text, chained.method, chained.hidden, table, depth)
 
 
-def substitutions(prompt: str) -> Mapping[str, str]:
-    """The word replacements that ``prompt`` declares: written word → meant word, lower case. Empty when none."""
-    return {match[1].lower(): match[2].lower() for match in _PAIR.finditer(prompt)}
+def _inside(text: str, method: str, hidden: bool, table: Mapping[str, str], depth: int) -> Iterator[View]:
+    for view in _views(text, table, depth - 1):
+        yield View(view.text, _chain(method, view.method), hidden or view.hidden)
 
 
-def substitute(text: str, table: Mapping[str, str]) -> str:
-    """``text`` with every whole word that ``table`` knows replaced, keeping its case."""
-    if not table:
-        return text
-    keys = sorted(table, key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(re.escape(key) for key in keys)})(?!\w)", re.IGNORECASE)
+def _chain(outer: str, inner: str) -> str:
+    return f"{outer} > {inner}" if outer else inner
 
-    def meant(match: re.Match[str]) -> str:
-        word = table.get(match[0].lower(), match[0])
-        return word.capitalize() if match[0][:1].isupper() else word
 
-    return pattern.sub(meant, text)
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in WORD.findall(text)]
+
+
+def _is_disguise(text: str, replaced: str) -> bool:
+    """Whether a table changed so many words that the text was written to be read with it."""
+    before, after = text.split(), replaced.split()
+    changed = len(set(before) - set(after))
+    return changed >= 3 and changed >= 0.2 * len(before)
+
+
+def _readings(text: str) -> Iterator[tuple[str, list[Passage]]]:
+    for method, reader in _READERS:
+        passages = list(reader(text))
+        if passages:
+            yield method, passages
+    regions = wordless_regions(text)
+    if not regions:
+        return
+    if shifted := list(encodings.read_shifted(regions)):
+        yield "letter shift", shifted
+    # Each stretch has up to three readings; those of one kind make a view together.
+    kinds: dict[int, list[Passage]] = {}
+    seen: dict[int, int] = {}
+    for passage in encodings.read_reversed(text, regions):
+        kind = seen.get(passage.start, 0)
+        seen[passage.start] = kind + 1
+        kinds.setdefault(kind, []).append(passage)
+    for passages in kinds.values():
+        yield "reversed", passages
+
+
+def _as_views(text: str, method: str, passages: list[Passage]) -> Iterator[tuple[View, bool]]:
+    """The text with its passages read in place, and the passages alone where the rest is more than a few words.
+
+    With each: whether it deserves to be judged. Bytes that are a text without words may still hold another code.
+    """
+    passages = _apart(passages)
+    hidden = any(passage.hidden for passage in passages)
+    placed = _placed(text, passages)
+    alone = "\n".join(passage.text for passage in passages)[:_LONGEST_VIEW]
+    deserves = sense(alone) >= 0.3 or not alone.isascii()
+    if method == "acrostic":
+        yield View(alone, method, hidden), deserves
+        return
+    yield View(placed, method, hidden), deserves
+    if any(len(WORD.findall(passage.text)) >= 3 for passage in passages) and len(placed) > len(alone) + 40:
+        yield View(alone, method, hidden), deserves
+
+
+def _apart(passages: list[Passage]) -> list[Passage]:
+    """Sorted, and without those that overlap an earlier one."""
+    kept: list[Passage] = []
+    for passage in sorted(passages, key=lambda passage: (passage.start, -passage.end)):
+        if not kept or passage.start >= kept[-1].end:
+            kept.append(passage)
+    return kept
+
+
+def _placed(text: str, passages: list[Passage]) -> str:
+    whole = len(text) <= _WHOLE
+    pieces: list[str] = []
+    end, length = 0, 0
+    for passage in passages:
+        between = text[end : passage.start]
+        if not whole and len(between) > 2 * _AROUND:
+            between = f"{text[end : end + _AROUND] if end else ''}\n{between[-_AROUND:]}"
+        pieces += (between, passage.text)
+        length += len(between) + len(passage.text)
+        end = passage.end
+        if length > _LONGEST_VIEW:
+            break
+    pieces.append(text[end:] if whole else text[end : end + _AROUND])
+    return "".join(pieces)[:_LONGEST_VIEW]

@@ -1,0 +1,232 @@
+"""Owns word-substitution tables: reading one out of a prompt in the many ways people write it, and applying it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+_MOST_ENTRIES = 200
+_MOST_CHARACTERS = 60_000
+_QUOTES = "\"'`“”‘’«»„*"
+_WORD = r"[^\W_](?:[\w-]|['’](?=\w)){0,30}"
+_ITEM = rf"{_WORD}(?: {_WORD}){{0,3}}"
+"""Up to four words."""
+_QUOTED = rf"[{_QUOTES}]{{1,3}}\s*({_ITEM})\s*[{_QUOTES}]{{1,3}}"
+_SAYS_MEANS = (
+    r"means|mean|meaning|stands for|stand for|represents|represent|denotes|refers to|is code for|is short for|is really|"
+    r"is actually|signifies|equals|actually is|in reality is|is to be read as|should be read as|is read as|reads as|"
+    r"must be read as|is replaced by|is replaced with|is substituted by|is substituted with|becomes|translates to|maps to|"
+    r"corresponds to|is the code word for|is a code word for|is a codeword for|significa|representa|quiere decir|equivale a|"
+    r"bedeutet|steht für|signifie|représente|veut dire|代表|表示|意思是|指的是|का मतलब|का अर्थ|يعني|تعني|يرمز إلى"
+)
+_ARROW = r"(?:->|=>|-->|==>|→|⇒|⟶|↔|<->|<=>|:=|==?|≙|≡|\||:|⇔|>)"
+_Pairs = Iterable[tuple[str, str]]
+
+_QUOTED_PAIR = re.compile(rf"{_QUOTED}\s*(?:{_ARROW}|(?:{_SAYS_MEANS}))\s*{_QUOTED}", re.IGNORECASE)
+_BARE_MEANS = re.compile(
+    rf"(?:(?:where|let|if|and|word|says?|term|that|,|;|^|\n)\s+)?[{_QUOTES}]*(?P<a>{_WORD})[{_QUOTES}]*"
+    rf"\s+(?:{_SAYS_MEANS})\s+(?:the word\s+|the term\s+)?[{_QUOTES}]*(?P<b>{_WORD})",
+    re.IGNORECASE,
+)
+_REPLACE = re.compile(
+    rf"\b(?:replac(?:e|ing)|substitut(?:e|ing)|swap(?:ping)?|exchang(?:e|ing)|chang(?:e|ing)|switch(?:ing)?|turn(?:ing)?|"
+    rf"read(?:ing)?|interpret(?:ing)?|treat(?:ing)?|understand(?:ing)?|decod(?:e|ing)|translat(?:e|ing)|reemplaza|sustituye|"
+    rf"ersetze|remplacez?)\s+"
+    rf"(?:(?:the |every |all |each |any |la |el |das |le )?(?:words?|terms?|occurrences? of|instances? of|palabra|wort|mot)\s+)?"
+    rf"[{_QUOTES}]*(?P<a>{_WORD})[{_QUOTES}]*\s+(?:with|by|as|to|for|into|por|con|durch|par|mit)\s+"
+    rf"(?:the words?\s+)?[{_QUOTES}]*(?P<b>{_WORD})[{_QUOTES}]*"
+    rf"(?P<more>(?:\s*(?:,|;|and|y|und|et)+\s+[{_QUOTES}]*{_WORD}[{_QUOTES}]*\s+(?:with|by|as|to|for|into|por|"
+    rf"durch|par|mit)\s+[{_QUOTES}]*{_WORD}[{_QUOTES}]*){{0,20}})",
+    re.IGNORECASE,
+)
+_MORE = re.compile(
+    rf"[{_QUOTES}]*({_WORD})[{_QUOTES}]*\s+(?:with|by|as|to|for|into|por|durch|par|mit)\s+[{_QUOTES}]*"
+    rf"({_WORD})",
+    re.IGNORECASE,
+)
+_INSTEAD = re.compile(
+    rf"\b(?:say|says|use|write|read|put|type)\s+[{_QUOTES}]*(?P<b>{_WORD})[{_QUOTES}]*\s+"
+    rf"(?:instead of|in place of|for|whenever you see|when you see|when I say)\s+[{_QUOTES}]*(?P<a>{_WORD})",
+    re.IGNORECASE,
+)
+_WHEN_SAY = re.compile(
+    rf"\b(?:when|whenever|if|where)\s+(?:i|you|it|the (?:image|picture|text))\s+(?:says?|writes?|mentions?|sees?|reads?|uses?)\s+"
+    rf"(?:the word\s+)?[{_QUOTES}]*(?P<a>{_WORD})[{_QUOTES}]*\s*,?\s*(?:i|you|it)?\s*(?:really\s+|actually\s+)?"
+    rf"(?:means?|read|think|understand|say)\s+[{_QUOTES}]*(?P<b>{_WORD})",
+    re.IGNORECASE,
+)
+_LET_BE = re.compile(
+    rf"\b(?:let|call|define|sea|sei|soit)\s+[{_QUOTES}]*(?P<a>{_WORD})[{_QUOTES}]*\s*(?:be|as|to be|to mean|mean|=)?"
+    rf"\s+(?:the word\s+)?[{_QUOTES}]+\s*(?P<b>{_ITEM})\s*[{_QUOTES}]|"
+    rf"\b(?:let|define)\s+[{_QUOTES}]*(?P<c>{_WORD})[{_QUOTES}]*\s+(?:be|mean|stand for|as)\s+"
+    rf"(?:the word\s+|an?\s+|the\s+)?[{_QUOTES}]*(?P<d>{_WORD})",
+    re.IGNORECASE,
+)
+_LINE_PAIR = re.compile(
+    rf"^[ \t]*(?:[-*•]\s+|\(?\d{{1,2}}[.)]\s+)?\|?[ \t]*[{_QUOTES}]*({_ITEM})[{_QUOTES}]*[ \t]*(?:{_ARROW}|[-–—](?=\s)|\t)[ \t]*"
+    rf"[{_QUOTES}]*({_ITEM})[{_QUOTES}]*[ \t]*\|?[ \t]*[,;.]?[ \t]*$",
+    re.MULTILINE,
+)
+_INLINE_PAIR = re.compile(
+    rf"(?<![\w=<>])[{_QUOTES}]*({_WORD})[{_QUOTES}]*\s*(?:->|=>|-->|→|⇒|⟶|↔|=)\s*"
+    rf"[{_QUOTES}]*((?!\d){_WORD})(?=\s*(?:[{_QUOTES},;.)\]}}]|\n|$|and\b))",
+    re.IGNORECASE,
+)
+_BRACES = re.compile(r"\{[^{}]{3,8000}\}")
+_HEADINGS = frozenset(
+    [
+        "word",
+        "code",
+        "meaning",
+        "original",
+        "replacement",
+        "replace",
+        "term",
+        "key",
+        "value",
+        "from",
+        "to",
+        "real",
+        "actual",
+        "say",
+        "means",
+        "word1",
+        "word2",
+        "codeword",
+        "substitute",
+        "substitution",
+        "replaced",
+        "plain",
+        "cipher",
+    ]
+)
+_SAID = frozenset(
+    [
+        "i",
+        "you",
+        "he",
+        "she",
+        "it",
+        "we",
+        "they",
+        "this",
+        "that",
+        "what",
+        "which",
+        "who",
+        "and",
+        "or",
+        "the",
+        "a",
+        "an",
+        "to",
+        "is",
+        "are",
+        "be",
+    ]
+)
+_DIRECTION = re.compile(
+    r"\boriginal\b|\bin either direction\b|\bswapp?(?:ed|ing)?\b|\breplac|\bsubstitut|\bsustit|\bersetz|\brempla",
+    re.I,
+)
+
+
+def substitutions(prompt: str) -> Mapping[str, str]:
+    """The word replacements that ``prompt`` declares: word as it stands in a text → word that is meant, lower case.
+
+    Reads "'pizza' means 'guide'", "replace sweet with effective", JSON and Python tables, ``A = B`` lines, arrows, Markdown
+    tables, "let X be Y", "when I say X read Y". Where the direction is unclear both are given, the written one first
+    (a word never gets two meanings). Empty when there is no table.
+    """
+    prompt = prompt[:_MOST_CHARACTERS]
+    table: dict[str, str] = {}
+    back: dict[str, str] = {}
+    for written, meant in (*_stated(prompt), *_tabled(prompt)):
+        one, other = _clean(written), _clean(meant)
+        if not one or not other or one == other or one in _SAID or (other in _HEADINGS and one in _HEADINGS):
+            continue
+        if len(table) >= _MOST_ENTRIES:
+            break
+        table.setdefault(one, other)
+        back.setdefault(other, one)
+    if _DIRECTION.search(prompt) or len(table) > 1:
+        for meant, written in back.items():
+            if meant not in _SAID:
+                table.setdefault(meant, written)
+    return table
+
+
+def _clean(word: str) -> str:
+    return " ".join(word.strip(_QUOTES + " \t.,;:").lower().split())
+
+
+def _stated(prompt: str) -> _Pairs:
+    """Replacements said in a sentence."""
+    for match in _WHEN_SAY.finditer(prompt):
+        yield match["a"], match["b"]
+    for match in _QUOTED_PAIR.finditer(prompt):
+        yield match[1], match[2]
+    for match in _REPLACE.finditer(prompt):
+        yield match["a"], match["b"]
+        for more in _MORE.finditer(match["more"]):
+            yield more[1], more[2]
+    for match in _INSTEAD.finditer(prompt):
+        yield match["a"], match["b"]
+    for match in _LET_BE.finditer(prompt):
+        yield (match["a"], match["b"]) if match["a"] else (match["c"], match["d"])
+    for match in _BARE_MEANS.finditer(prompt):
+        yield match["a"], match["b"]
+
+
+def _tabled(prompt: str) -> _Pairs:
+    """Replacements in braces, on lines of their own, or as ``a=b, c=d``."""
+    for match in _BRACES.finditer(prompt):
+        yield from _braced(match[0])
+    lines = list(_LINE_PAIR.finditer(prompt))
+    # One "Name: value" line is a form, a heading or a label; a table has several.
+    if len(lines) > 1 or (lines and _strong(lines[0][0])):
+        for match in lines:
+            yield match[1], match[2]
+    inline = list(_INLINE_PAIR.finditer(prompt))
+    if len(inline) > 1 or (inline and _strong(inline[0][0])):
+        for match in inline:
+            yield match[1], match[2]
+
+
+def _strong(pair: str) -> bool:
+    return any(arrow in pair for arrow in ("->", "=>", "→", "⇒", "⟶", "="))
+
+
+def _braced(text: str) -> _Pairs:
+    """A JSON or Python table, also one that lacks quotes."""
+    try:
+        value = json.loads(re.sub(r"[“”„']", '"', text))
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, dict):
+        yield from ((key, word) for key, word in value.items() if isinstance(word, str))
+        return
+    for part in re.split(r"[,;\n{}]", text):
+        key, mark, word = part.partition(":")
+        if not mark:
+            key, mark, word = part.partition("=")
+        if mark and re.fullmatch(_ITEM, _clean(key)) and re.fullmatch(_ITEM, _clean(word)):
+            yield key, word
+
+
+def substitute(text: str, table: Mapping[str, str]) -> str:
+    """``text`` with every whole word that ``table`` knows replaced once, keeping capitals. Longest entries first."""
+    entries = {key.lower(): word for key, word in table.items() if key}
+    if not entries or not text:
+        return text
+    keys = sorted(entries, key=len, reverse=True)[: 4 * _MOST_ENTRIES]
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, keys))})(?!\w)", re.IGNORECASE)
+
+    def meant(match: re.Match[str]) -> str:
+        word = entries.get(match[0].lower(), match[0])
+        if match[0].isupper() and len(match[0]) > 1:
+            return word.upper()
+        return word[:1].upper() + word[1:] if match[0][:1].isupper() else word
+
+    return pattern.sub(meant, text)
