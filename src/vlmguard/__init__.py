@@ -44,7 +44,22 @@ _HOMES = {
     "Refinement": "vlmguard.types",
     "Text": "vlmguard.types",
 }
-__all__ = [*_HOMES, "chat"]
+__all__ = [
+    "Chat",
+    "Guard",
+    "Guarded",
+    "Image",
+    "Message",
+    "Outcome",
+    "Policy",
+    "Refinement",
+    "ScriptedModel",
+    "Text",
+    "VlmguardError",
+    "chat",
+    "load_policy",
+    "read_image",
+]
 
 
 def chat(prompt: str, images: list[bytes] | tuple[bytes, ...] = ()) -> Chat:

@@ -100,7 +100,7 @@ class Guard:
             sent=sent,
             key=self._key,
         )
-        notice = self._in_language(self.policy.notice, chat) if outcome is Outcome.BLOCK else None
+        notice = self.policy.say(self.policy.notice, detect(chat.prompt)) if outcome is Outcome.BLOCK else None
         return Guarded(sent, outcome, gravest.review.refinement, receipt, notice)
 
     async def _decide(self, chat: Chat, turn: int) -> _Decision:
@@ -186,12 +186,8 @@ class Guard:
 
     def with_safety_prompt(self, chat: Chat) -> Chat:
         """The chat behind the policy's static safety prompt, as a system turn before all others."""
-        prompt = self._in_language(self.policy.safety_prompt, chat)
+        prompt = self.policy.say(self.policy.safety_prompt, detect(chat.prompt))
         return Chat((Message("system", (Text(prompt),)), *chat.messages))
-
-    def _in_language(self, texts: object, chat: Chat) -> str:
-        assert isinstance(texts, dict) or hasattr(texts, "get")
-        return str(texts.get(detect(chat.prompt)) or texts["en"])  # type: ignore[index, attr-defined, union-attr]
 
 
 def _embedded(policy: Policy) -> Rewriter:
@@ -224,7 +220,5 @@ def _account(chat: Chat, decisions: list[_Decision]) -> tuple[Judgement, ...]:
     by_turn = {decision.turn: decision.review.judgements for decision in decisions}
     rows: list[Judgement] = []
     for turn, message in enumerate(chat.messages):
-        rows.extend(
-            by_turn.get(turn) or (row for part in message.parts for row in unjudged(part, Reason.ROLE))
-        )
+        rows.extend(by_turn.get(turn) or (row for part in message.parts for row in unjudged(part, Reason.ROLE)))
     return tuple(rows)

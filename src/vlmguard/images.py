@@ -34,6 +34,7 @@ MEDIA_TYPES = {
     "AVIF": "image/avif",
 }
 """The formats that are accepted, by the decoder's name for them."""
+_OPENED = tuple(kind for kind in MEDIA_TYPES if kind != "MPO")  # which the JPEG decoder finds out itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def _open(data: bytes, name: str) -> Picture:
     import PIL.Image
 
     try:
-        return PIL.Image.open(io.BytesIO(data), formats=tuple(dict.fromkeys(MEDIA_TYPES)))
+        return PIL.Image.open(io.BytesIO(data), formats=_OPENED)
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} unpacks to far too many pixels: make it smaller") from error
     except PIL.UnidentifiedImageError as error:

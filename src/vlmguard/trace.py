@@ -61,9 +61,7 @@ def render(refinement: Refinement) -> str:
     lines = [_element("understanding", refinement.understanding), _render_assessment(refinement.report)]
     for modality, finding in refinement.report:
         if finding is not None and finding.category is not None:
-            lines.append(
-                _element("risk", finding.rationale, modality=modality.value, category=finding.category)
-            )
+            lines.append(_element("risk", finding.rationale, modality=modality.value, category=finding.category))
     lines.extend(
         _element("evidence", item.observation, source=item.source, modality=item.modality.value)
         for item in refinement.evidence
@@ -250,9 +248,7 @@ class TraceReader:
         if self._end is None:
             searched_from = max(0, len(self._text) - max(map(len, END_MARKS)))
             self._text += piece
-            ends = [
-                at + len(mark) for mark in END_MARKS if (at := self._text.find(mark, searched_from)) >= 0
-            ]
+            ends = [at + len(mark) for mark in END_MARKS if (at := self._text.find(mark, searched_from)) >= 0]
             self._end = min(ends, default=None)
         return self._end is not None
 

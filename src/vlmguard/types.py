@@ -24,9 +24,7 @@ def _require_unicode(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ChatError(
-            f"{what} holds a lone surrogate at character {error.start}; send valid Unicode text"
-        ) from error
+        raise ChatError(f"{what} holds a lone surrogate at character {error.start}; send valid Unicode text") from error
 
 
 @dataclass(frozen=True, slots=True)

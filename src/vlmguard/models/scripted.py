@@ -24,9 +24,7 @@ class ScriptedModel:
             try:
                 text = next(self._answers)
             except StopIteration:
-                raise ModelError(
-                    f"the script has no answer left (it was asked {len(self.asked)} times)"
-                ) from None
+                raise ModelError(f"the script has no answer left (it was asked {len(self.asked)} times)") from None
         return Completion(text, usage=Usage(len(chat.prompt.split()), len(text.split())))
 
     async def stream(self, chat: Chat, sampling: Sampling, /) -> AsyncIterator[str]:

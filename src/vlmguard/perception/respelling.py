@@ -24,7 +24,9 @@ _MOST_TRIED = 2_000
 
 _GAP = r"[ \t\u00a0.,:;_*~|/\\+·•=-]{1,4}|[ \t]{0,2}\n[ \t]{0,2}"
 _APART = re.compile(rf"(?<![^\W_])[^\W_](?:(?:{_GAP})[^\W_]){{3,}}(?![^\W_])")
-_SPELLING = re.compile(r"\b(?:spell|spelled|spelt|spelling|pronounce|letters?|acronym|initials|stands for|abbreviat)", re.IGNORECASE)
+_SPELLING = re.compile(
+    r"\b(?:spell|spelled|spelt|spelling|pronounce|letters?|acronym|initials|stands for|abbreviat)", re.IGNORECASE
+)
 
 
 def read_apart(text: str) -> Iterator[Passage]:
@@ -38,7 +40,12 @@ def read_apart(text: str) -> Iterator[Passage]:
         # Signs and titles are set wide: W E L C O M E
         typeset = match[0].upper() == match[0] and set(re.sub(r"[^\W_]", "", match[0])) <= set(" \t\n\u00a0")
         about_letters = _SPELLING.search(text[max(0, match.start() - 200) : match.end() + 100])
-        hidden = letters >= 4 and not typeset and not about_letters and (len(words) > 1 or letters > 4 or "\n" not in match[0])
+        hidden = (
+            letters >= 4
+            and not typeset
+            and not about_letters
+            and (len(words) > 1 or letters > 4 or "\n" not in match[0])
+        )
         yield Passage(match.start(), match.end(), said, hidden)
 
 
@@ -72,12 +79,15 @@ def _only_letters(said: str) -> bool:
 
 _LEET = {
     "0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "6": "gb", "7": "t", "8": "b", "9": "g", "2": "z", "@": "a",
-    "$": "s", "!": "il", "|": "li", "€": "e", "£": "l", "¢": "c", "¥": "y", "+": "t", "(": "c", "<": "c", "§": "s", "ß": "b",
+    "$": "s", "!": "il", "|": "li", "€": "e", "£": "l", "¢": "c", "¥": "y", "+": "t", "§": "s", "ß": "b",
 }  # fmt: skip
 _DRAWN = (("|-|", "h"), ("|_|", "u"), ("|\\|", "n"), ("\\/\\/", "w"), ("/\\/\\", "m"), ("|\\/|", "m"), ("/\\", "a"), ("\\/", "v"), ("|)", "d"),
           ("|<", "k"), ("|3", "b"), ("[]", "o"), ("><", "x"), ("}{", "h"), ("|=", "f"), ("()", "o"))  # fmt: skip
-_LEET_TOKEN = re.compile(r"(?<![^\s\"'“”‘’(\[{,.;:?_*-])[A-Za-z0-9@$!|€£¢¥+(<§ß]{2,24}(?![^\s\"'“”‘’)\]},.;:?!_*-])")
-_MEASURE = re.compile(r"[$€£]?\d+[a-z]{1,3}|[A-Z]{1,4}\d{1,4}[A-Z]?|\$?\d[\d.,]*\+?|[A-Z]\d[A-Z]\d?|\d+[A-Z]{1,3}|[A-Za-z]{2,}[!(]+", re.ASCII)
+_LEET_TOKEN = re.compile(r"(?<![^\s\"'“”‘’(\[{,.;:?_*-])[A-Za-z0-9@$!|€£¢¥+§ß]{2,24}(?![^\s\"'“”‘’)\]},.;:?!_*-])")
+_MEASURE = re.compile(
+    r"[$€£]?\d+[a-z]{1,3}|[A-Z]{1,4}\d{1,4}[A-Z]?|\$?\d[\d.,]*\+?|[A-Z]\d[A-Z]\d?|\d+[A-Z]{1,3}|[A-Za-z]{2,}!+",
+    re.ASCII,
+)
 _MISREAD = frozenset("0158|")
 """Digits that a reader of pictures takes for letters, and the other way round, without anybody's intent."""
 _ALONE = {"4": "a", "47": "at", "45": "as", "15": "is", "17": "it", "1f": "if", "0h": "oh", "2": "to", "70": "to", "1": "i", "!": "i", "u": "you", "r": "are", "t0": "to", "1n": "in", "0n": "on", "0f": "of", "1t": "it",
@@ -121,7 +131,9 @@ def read_leet(text: str) -> Iterator[Passage]:
 
 def _line_around(text: str, start: int, end: int) -> tuple[int, int]:
     left = max(text.rfind(mark, max(0, start - 80), start) for mark in ".\n:;\"'")
-    right = min((at for mark in ".\n:;\"'" if (at := text.find(mark, end, end + 80)) >= 0), default=min(len(text), end + 80))
+    right = min(
+        (at for mark in ".\n:;\"'" if (at := text.find(mark, end, end + 80)) >= 0), default=min(len(text), end + 80)
+    )
     start = left + 1 if left >= 0 else max(0, start - 80)
     while end < len(text) and right < len(text) and text[right].isalnum():
         right += 1
@@ -141,7 +153,7 @@ def _with(text: str, found: list[tuple[int, int, str]]) -> str:
 
 def _unleet(token: str) -> str | None:
     """The word that a token of letters, digits and signs spells, or ``None``."""
-    bare = token.rstrip("!+(<|")
+    bare = token.rstrip("!+|")
     if bare.isalpha() or not any(map(str.isalpha, token)) or _MEASURE.fullmatch(bare) or len(bare) < 2:
         return None
     if len(bare) < 3:
@@ -195,10 +207,16 @@ def _honest_cut(run: str, pieces: list[str]) -> bool:
     """``re-enter``, ``e-mail``, ``T-shirt``, ``s.replace``: a prefix, a letter, or a name of a program before a mark."""
     marks = {letter for letter in run if not letter.isalpha()}
     prefix = marks <= {"-"} and (pieces[0].lower() in _PREFIXES or len(pieces[-1]) == 1) and len(pieces) == 2
-    return prefix or all(len(piece) > 3 and is_word(piece) for piece in pieces) or (marks <= set("._") and max(map(len, pieces)) > 4)
+    return (
+        prefix
+        or all(len(piece) > 3 and is_word(piece) for piece in pieces)
+        or (marks <= set("._") and max(map(len, pieces)) > 4)
+    )
 
 
-_PREFIXES = frozenset("re e co pre pro anti non un de bi mid sub mis semi multi inter over under out up on off by x o a post ex self".split())
+_PREFIXES = frozenset(
+    "re e co pre pro anti non un de bi mid sub mis semi multi inter over under out up on off by x o a post ex self".split()
+)
 
 
 def read_hyphenated(text: str) -> Iterator[Passage]:
@@ -239,9 +257,13 @@ def _rejoined(pieces: list[str]) -> list[str]:
 
 
 _LITERAL = r"(?:\"[^\"\n]{0,60}\"|'[^'\n]{0,60}'|“[^”\n]{0,60}”)"
-_SUM = re.compile(rf"(?:{_LITERAL}|[A-Za-z_]\w{{0,20}})(?:[ \t]{{0,3}}(?:\+|\.\.|&|\|\||~|<>)[ \t]{{0,3}}(?:{_LITERAL}|[A-Za-z_]\w{{0,20}})){{1,60}}")
+_SUM = re.compile(
+    rf"(?:{_LITERAL}|[A-Za-z_]\w{{0,20}})(?:[ \t]{{0,3}}(?:\+|\.\.|&|\|\||~|<>)[ \t]{{0,3}}(?:{_LITERAL}|[A-Za-z_]\w{{0,20}})){{1,60}}"
+)
 _TERM = re.compile(rf"{_LITERAL}|[A-Za-z_]\w*")
-_NAMED = re.compile(rf"(?<![\w.])(?:let |var |const |\$|string |str )?([A-Za-z_]\w{{0,20}})[ \t]{{0,3}}(?:=|:=|:|is|be)[ \t]{{0,3}}({_LITERAL})")
+_NAMED = re.compile(
+    rf"(?<![\w.])(?:let |var |const |\$|string |str )?([A-Za-z_]\w{{0,20}})[ \t]{{0,3}}(?:=|:=|:|is|be)[ \t]{{0,3}}({_LITERAL})"
+)
 
 
 def read_sums(text: str) -> Iterator[Passage]:

@@ -1,1 +1,1 @@
-"""The rewriters: they find the risk in a chat and refine its prompt."""
+"""Rewriters: they judge a chat in the paper's reasoning steps and refine its prompt."""

@@ -1,0 +1,60 @@
+# The commands of the project. `make demo` and `make test` need Python ≥ 3.11 and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format lint types imports wheel bench soak weights clean
+
+demo: $(VENV)/.core  ## refine the bundled examples before your eyes
+	$(BIN)/python examples/demo.py
+
+test: $(STAMP)  ## install what the tests need, and run them all
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: lint types imports test  ## format, lint, strict types, layers, tests
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## write the format that `make lint` checks
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: $(STAMP)  ## build the wheel, install it alone, refine with it
+	rm -rf dist build/wheel-env
+	$(BIN)/python -m build --wheel
+	$(PYTHON) -m venv build/wheel-env
+	build/wheel-env/bin/pip install -q -c constraints/ci.txt dist/*.whl
+	cd build && wheel-env/bin/vlmguard refine "Fill in the list in the picture." --image ../examples/list.png
+	cd build && wheel-env/bin/vlmguard doctor
+
+bench: $(STAMP)  ## quality and speed; DATA=folder adds the development data
+	$(BIN)/python benchmarks/quality.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/ocr.py
+	$(BIN)/python benchmarks/process.py
+
+soak: $(STAMP)  ## the long runs
+	$(BIN)/python -m pytest -m soak
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install -q -c constraints/ci.txt -e .
+	touch $@
+
+$(STAMP): $(VENV)/.core pyproject.toml constraints/ci.txt
+	$(BIN)/pip install -q -c constraints/ci.txt --group test --group check --group bench
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,58 @@
+"""``vlmguard``: the command and its exit codes.
+
+0 judged · 1 the guard failed · 2 bad usage or bad input · 3 a batch finished with error rows · 130 interrupted
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from vlmguard import __version__
+from vlmguard.cli import doctor, refine
+from vlmguard.errors import InputError, PolicyError, VlmguardError
+
+COMMANDS = {"refine": refine, "doctor": doctor}
+"""Each has ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = COMMANDS[arguments.command].run(arguments)
+    except (InputError, PolicyError) as error:
+        return _fail(error, 2)
+    except VlmguardError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        print("vlmguard: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away; Python must not try to flush into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"vlmguard: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vlmguard",
+        description="A safety layer for vision-language models: reads text and images together and rewrites the prompt.",
+    )
+    parser.add_argument("--version", action="version", version=f"vlmguard {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name, help=module.HELP, description=module.HELP))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""The panel: what the guard saw, for a person to read. Standard output; progress goes to standard error."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text as Styled
+
+from vlmguard.policy import Policy
+from vlmguard.types import (
+    Chat,
+    Evidence,
+    Finding,
+    Guarded,
+    Judgement,
+    Level,
+    Modality,
+    Mode,
+    Outcome,
+    Reason,
+    Receipt,
+)
+
+_COLOURS = {
+    Outcome.FORWARD: "green",
+    Outcome.REWRITE: "yellow",
+    Outcome.BLOCK: "red",
+    Outcome.DEGRADED: "magenta",
+    Outcome.UNGUARDED: "red",
+}
+_HEADLINES = {
+    Outcome.FORWARD: "forwarded unchanged",
+    Outcome.REWRITE: "rewritten",
+    Outcome.BLOCK: "blocked",
+    Outcome.DEGRADED: "forwarded behind the safety prompt",
+    Outcome.UNGUARDED: "forwarded unguarded",
+}
+_LEVEL_COLOURS = {Level.NONE: "green", Level.LOW: "cyan", Level.MEDIUM: "yellow", Level.HIGH: "red"}
+_NAMES = {Modality.TEXT: "in the text", Modality.IMAGE: "in the pictures", Modality.CROSS: "between them"}
+_REASONS = {
+    Reason.SCENE: "what it shows beyond words: this rewriter cannot see scenes",
+    Reason.BUDGET: "beyond the budget of one request",
+    Reason.UNREADABLE: "could not be read",
+    Reason.SCRIPT: "in a script that the reader does not know",
+    Reason.LANGUAGE: "in a language that the scorer was not measured in",
+    Reason.REMOTE_STATE: "stands on a server, not in the request",
+    Reason.OPAQUE: "of a kind that nobody here can open",
+    Reason.ROLE: "the operator's or the model's own words",
+}
+_SHOWN = 2_000
+"""Characters of a prompt that the panel shows."""
+
+
+def show(chat: Chat, guarded: Guarded, policy: Policy, ms: float, console: Console | None = None) -> None:
+    """Prints the panel for one judged chat."""
+    console = console or Console(highlight=False, soft_wrap=False)
+    receipt = guarded.receipt
+    colour = _COLOURS[receipt.intended_outcome]
+    sections: list[RenderableType] = [
+        _found(guarded, policy),
+        *_evidence(guarded.refinement.evidence),
+        *_analysis(guarded),
+        Rule(style="dim"),
+        *_result(chat, guarded),
+        Rule(style="dim"),
+        _receipt(receipt),
+    ]
+    title = Styled.assemble(("vlmguard", "bold"), " · ", (_headline(receipt), f"bold {colour}"))
+    console.print(
+        Panel(
+            Group(*sections),
+            title=title,
+            title_align="left",
+            subtitle=f"{ms:,.0f} ms",
+            subtitle_align="right",
+            border_style=colour,
+            padding=(1, 2),
+        )
+    )
+
+
+def _headline(receipt: Receipt) -> str:
+    headline = _HEADLINES[receipt.intended_outcome]
+    return f"monitor mode, would be: {headline}" if receipt.mode is Mode.MONITOR else headline
+
+
+def _found(guarded: Guarded, policy: Policy) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for modality, finding in guarded.refinement.report:
+        table.add_row(_NAMES[modality], _level(finding), _what(finding, policy))
+    return table
+
+
+def _level(finding: Finding | None) -> Styled:
+    if finding is None:
+        return Styled("–", style="dim")
+    return Styled(str(finding.level).upper(), style=f"bold {_LEVEL_COLOURS[finding.level]}")
+
+
+def _what(finding: Finding | None, policy: Policy) -> Styled:
+    if finding is None:
+        return Styled("absent or not judged", style="dim")
+    if finding.category is None:
+        return Styled("nothing found", style="dim")
+    score = "" if finding.score is None else f" {finding.score:.2f}"
+    return Styled.assemble((policy.category(finding.category).title, "bold"), (score, "dim"), "  ", finding.rationale)
+
+
+def _evidence(evidence: tuple[Evidence, ...]) -> Iterator[RenderableType]:
+    if not evidence:
+        return
+    yield Rule("evidence", style="dim", align="left")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for item in evidence[:12]:
+        table.add_row(item.source, Styled(_printable(item.observation)))
+    if len(evidence) > 12:
+        table.add_row("", Styled(f"and {len(evidence) - 12} more (see --json)", style="dim"))
+    yield table
+
+
+def _analysis(guarded: Guarded) -> Iterator[RenderableType]:
+    if guarded.refinement.analysis:
+        yield Rule("analysis", style="dim", align="left")
+        yield Styled(_printable(guarded.refinement.analysis))
+
+
+def _result(chat: Chat, guarded: Guarded) -> Iterator[RenderableType]:
+    if guarded.outcome is Outcome.BLOCK:
+        yield Styled.assemble(("Nothing is sent. ", "bold red"), _printable(guarded.notice or ""))
+        return
+    proposed = guarded.refinement.prompt if guarded.receipt.intended_outcome is Outcome.REWRITE else None
+    if proposed is None:
+        yield Styled.assemble(("The prompt is forwarded byte for byte: ", "bold"), _shown(chat.prompt or "(no words)"))
+    else:
+        yield Styled.assemble(("The refined prompt ", "bold"), ("(new words green, words taken out red)", "dim"))
+        yield _difference(chat.prompt, proposed)
+    if guarded.outcome is Outcome.DEGRADED:
+        yield Styled("The policy's static safety prompt goes before it.", style="magenta")
+
+
+def _difference(before: str, after: str) -> Styled:
+    """Word by word. A prompt too long to compare is shown cut."""
+    old, new = re.findall(r"\s+|\S+", _shown(before)), re.findall(r"\s+|\S+", _shown(after))
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    styled = Styled()
+    for kind, old_from, old_to, new_from, new_to in matcher.get_opcodes():
+        if kind == "equal":
+            styled.append("".join(new[new_from:new_to]))
+            continue
+        styled.append("".join(old[old_from:old_to]), style="red strike")
+        if old_to > old_from and new_to > new_from:
+            styled.append(" ")
+        styled.append("".join(new[new_from:new_to]), style="green")
+    return styled
+
+
+def _receipt(receipt: Receipt) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("receipt", Styled(f"{receipt.id}  {receipt.time}", style="dim"))
+    table.add_row("judged", _judged(receipt.judgements))
+    for row in receipt.judgements:
+        if row.unjudged is not None and row.unjudged is not Reason.ROLE:
+            table.add_row(
+                "not judged",
+                Styled.assemble((f"{_place(row)}: ", "bold"), _REASONS[row.unjudged], style="dim"),
+            )
+    return table
+
+
+def _judged(rows: tuple[Judgement, ...]) -> Styled:
+    judged = [f"{_place(row)} by {row.judged_by}" for row in rows if row.judged_by is not None]
+    return Styled("; ".join(judged) or "nothing", style="dim")
+
+
+def _place(row: Judgement) -> str:
+    return f"{_printable(row.path or 'the prompt')} ({row.aspect.value})"
+
+
+def _shown(text: str) -> str:
+    text = _printable(text)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text) - _SHOWN:,} characters more)"
+
+
+def _printable(text: str) -> str:
+    """Without control and direction characters: hostile text must not drive the terminal."""
+    return (
+        "".join(
+            character
+            if character == "\n"
+            or (character.isprintable() and not 0x202A <= ord(character) <= 0x2069)
+            or character == "\u3000"
+            else "␣"
+            if character == "\t"
+            else "·"
+            for character in text[: _SHOWN * 2]
+        )
+        + text[_SHOWN * 2 :]
+    )
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; yields what to call with the number of steps done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda steps: bar.advance(task, steps)

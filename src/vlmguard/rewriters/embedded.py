@@ -1,0 +1,403 @@
+"""The embedded rewriter: offline, no GPU, no download. Reads the words in pictures, undoes disguises, resolves what the
+prompt points at, scores what comes of it, and composes the rewrite from the policy's guidance.
+
+It cannot see scenes and says so in every account (``unjudged: scene``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vlmguard.language import detect
+from vlmguard.perception.obfuscation import decode, substitutions
+from vlmguard.perception.sight import Eyes, Sight
+from vlmguard.policy import Action, Policy
+from vlmguard.protocols import RiskScorer
+from vlmguard.rewriters.compose import Situation, compose
+from vlmguard.rewriters.resolution import orders_to_assistant, resolve
+from vlmguard.rewriters.scorer import LANGUAGES, EmbeddedScorer
+from vlmguard.types import (
+    NOTHING,
+    Aspect,
+    Chat,
+    Evidence,
+    Finding,
+    Image,
+    Judgement,
+    Level,
+    Message,
+    Modality,
+    Opaque,
+    Reason,
+    Refinement,
+    Review,
+    RiskReport,
+    Text,
+)
+
+MOST_CHARACTERS = 200_000
+"""Of one text that are scored. What lies beyond is ``unjudged: budget``: padding is no way through."""
+_TURNS_TOGETHER = 4
+"""How many of the user's last turns are also read as one, so that a request split over turns is seen."""
+_SNIPPET = 160
+_FOLLOWED = "prompt_injection"
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A text worth scoring, and what it would prove."""
+
+    text: str
+    modality: Modality
+    source: str
+    observation: str
+    """What the evidence says, with ``{}`` for a snippet of the text."""
+    hidden: bool = False
+    orders: bool = False
+    """An order to the assistant where nobody may give one: a finding whatever its score."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    candidate: _Candidate
+    finding: Finding
+
+    @property
+    def weight(self) -> tuple[int, float]:
+        return int(self.finding.level), self.finding.score or 0.0
+
+
+class EmbeddedRewriter:
+    """The default rewriter.
+
+    Args:
+        policy: categories, thresholds and guidance.
+        scorer: texts in, risk per category out.
+        eyes: reads pictures.
+        threads: cores that one refinement may use.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        scorer: RiskScorer | None = None,
+        eyes: Eyes | None = None,
+        threads: int = 2,
+    ) -> None:
+        self._policy = policy
+        self._scorer = _Remembering(scorer or EmbeddedScorer())
+        self._eyes = eyes or Eyes(threads=threads)
+
+    async def refine(self, chat: Chat, /) -> Review:
+        """Judges the last turn of ``chat`` in the light of the whole."""
+        return await asyncio.to_thread(self.review, chat)
+
+    def review(self, chat: Chat) -> Review:
+        """``refine`` for callers that have a thread of their own."""
+        message = chat.messages[-1]
+        sights = {image.sha256: self._eyes.look(image) for image in chat.images}
+        scored = self._score([*_candidates(chat, sights), *self._split(chat)])
+        report = _report(message, scored, sights)
+        refinement = self._refinement(chat, scored, report, sights)
+        return Review(refinement, _account(message, sights), "embedded", self._scorer.fingerprint)
+
+    def _score(self, candidates: Sequence[_Candidate]) -> list[_Scored]:
+        risks = self._scorer.score([candidate.text[:MOST_CHARACTERS] for candidate in candidates])
+        return [
+            _Scored(candidate, self._finding(candidate, risk))
+            for candidate, risk in zip(candidates, risks, strict=True)
+        ]
+
+    def _split(self, chat: Chat) -> Iterable[_Candidate]:
+        """The user's last turns read as one, back to the last that was risky alone and was answered when it came."""
+        turns = [message.text for message in chat.messages if message.role == "user"][-_TURNS_TOGETHER:]
+        if len(turns) < 2 or chat.messages[-1].role != "user":
+            return
+        joined = turns[-1]
+        for number, (turn, risk) in enumerate(
+            zip(turns[-2::-1], self._scorer.score(turns[-2::-1]), strict=True), start=2
+        ):
+            if any(self._policy.level(category, score) >= Level.MEDIUM for category, score in risk.items()):
+                return
+            joined = f"{turn} {joined}"
+            yield _Candidate(joined, Modality.TEXT, f"last {number} turns", 'read as one they ask "{}"')
+
+    def _finding(self, candidate: _Candidate, risk: dict[str, float]) -> Finding:
+        """The gravest category; only orders count in what nobody wished for (a tool's result)."""
+        if candidate.source == "tool result":
+            risk = {_FOLLOWED: risk.get(_FOLLOWED, 0.0)}
+        if candidate.orders:
+            risk = {_FOLLOWED: max(0.9, risk.get(_FOLLOWED, 0.0))}
+        graded = [(self._policy.level(category, score), score, category) for category, score in risk.items()]
+        level, score, category = max(graded, default=(Level.NONE, 0.0, ""))
+        if level is Level.NONE and candidate.hidden:
+            return Finding(
+                Level.LOW,
+                _FOLLOWED,
+                "The words were disguised, which honest requests have little need of.",
+                score,
+            )
+        if level is Level.NONE:
+            return Finding(Level.NONE, score=score)
+        return Finding(level, category, self._rationale(candidate, category), score)
+
+    def _rationale(self, candidate: _Candidate, category: str) -> str:
+        title = self._policy.category(category).title.lower()
+        match candidate.modality:
+            case Modality.TEXT:
+                return f"The words ask for something that falls under {title}."
+            case Modality.IMAGE if candidate.orders:
+                return "Words in the picture give orders to the assistant that the user did not write."
+            case Modality.IMAGE:
+                return f"Words in the picture ask for something that falls under {title}."
+            case Modality.CROSS:
+                return f"Prompt and picture together ask for something that falls under {title}."
+
+    def _refinement(
+        self, chat: Chat, scored: list[_Scored], report: RiskReport, sights: dict[str, Sight]
+    ) -> Refinement:
+        evidence = tuple(_evidence(chat, scored, sights))
+        understanding = _understanding(chat, sights)
+        acting = [
+            item
+            for item in scored
+            if item.finding.level > Level.NONE and self._policy.action(item.finding) is not Action.FORWARD
+        ]
+        if not acting:
+            return Refinement(understanding, report, evidence)
+        worst = max(acting, key=lambda item: item.weight)
+        composition = compose(self._situation(chat, worst, scored, sights), self._policy, detect(chat.prompt))
+        return Refinement(understanding, report, evidence, composition.analysis, composition.prompt)
+
+    def _situation(self, chat: Chat, worst: _Scored, scored: list[_Scored], sights: dict[str, Sight]) -> Situation:
+        candidate = worst.candidate
+        seen = tuple(
+            (f"image {number}", " ".join(sights[image.sha256].text.split()))
+            for number, image in enumerate(chat.images, start=1)
+            if sights[image.sha256].lines
+        )
+        resolved = next(
+            (
+                item.candidate.text
+                for item in scored
+                if item.candidate.modality is Modality.CROSS and item.finding.level is worst.finding.level
+            ),
+            "",
+        )
+        return Situation(
+            prompt=candidate.text if candidate.source.startswith("last") else chat.messages[-1].text,
+            finding=worst.finding,
+            modality=candidate.modality,
+            seen=seen,
+            resolved=candidate.text if candidate.modality is Modality.CROSS else resolved,
+            orders=candidate.text if candidate.orders else "",
+            source=candidate.source if candidate.source.startswith("image") else "",
+            hidden=candidate.text if candidate.hidden else "",
+            risky=self._riskiest_part(candidate.text),
+        )
+
+    def _riskiest_part(self, text: str) -> str:
+        """The sentence of a text that carries its risk: what a rewrite quotes of a long one."""
+        sentences = [part.strip() for part in _SENTENCE.findall(text[:MOST_CHARACTERS]) if part.strip()]
+        if len(sentences) < 2 or len(sentences) > 400:
+            return text if len(sentences) < 2 else ""
+        risks = self._scorer.score(sentences)
+        best = max(range(len(sentences)), key=lambda index: max(risks[index].values(), default=0.0))
+        return sentences[best]
+
+
+_SENTENCE = re.compile(r"[^.!?。！？।؟\n]+[.!?。！？।؟]?")
+
+
+class _Remembering:
+    """A scorer that knows what it scored before: a conversation brings the same texts at every turn."""
+
+    def __init__(self, scorer: RiskScorer, remembered: int = 8192) -> None:
+        self._scorer = scorer
+        self._known: OrderedDict[str, dict[str, float]] = OrderedDict()
+        self._remembered = remembered
+
+    @property
+    def fingerprint(self) -> str:
+        return self._scorer.fingerprint
+
+    def score(self, texts: Sequence[str], /) -> list[dict[str, float]]:
+        known = {text: risk for text in texts if (risk := self._known.get(text)) is not None}
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        if new:
+            known.update(zip(new, self._scorer.score(new), strict=True))
+        for text in new:
+            if len(text) <= 4096:
+                self._known[text] = known[text]
+        while len(self._known) > self._remembered:
+            self._known.popitem(last=False)
+        return [known[text] for text in texts]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What to score
+
+
+def _candidates(chat: Chat, sights: dict[str, Sight]) -> list[_Candidate]:
+    message = chat.messages[-1]
+    if message.role == "tool":
+        return [*_of_words(message.text, "tool result"), *_of_images(chat, message, sights, {})]
+    table = dict(substitutions(message.text))
+    candidates = [
+        *_of_words(message.text, "text", table),
+        *_of_images(chat, message, sights, table),
+        *_of_pairs(chat, message, sights),
+    ]
+    return [candidate for candidate in candidates if candidate.text.strip()]
+
+
+def _of_words(text: str, source: str, table: dict[str, str] | None = None) -> Iterable[_Candidate]:
+    if not text.strip():
+        return
+    yield _Candidate(text, Modality.TEXT, source, 'asks "{}"' if source == "text" else 'holds "{}"')
+    if source != "text" and (order := orders_to_assistant(text)):
+        yield _Candidate(order, Modality.TEXT, source, 'gives the assistant an order: "{}"', orders=True)
+    for view in decode(text, table):
+        yield _Candidate(view.text, Modality.TEXT, source, f'{view.method} undone, it says "{{}}"', view.hidden)
+
+
+def _of_images(chat: Chat, message: Message, sights: dict[str, Sight], table: dict[str, str]) -> Iterable[_Candidate]:
+    numbers = {image.sha256: number for number, image in enumerate(chat.images, start=1)}
+    for image in message.images:
+        sight, source = sights[image.sha256], f"image {numbers[image.sha256]}"
+        if sight.lines:
+            yield from _of_written(sight.text, source, "written words", table)
+        for code in sight.codes:
+            yield from _of_written(code.text, source, code.format, table)
+
+
+def _of_written(text: str, source: str, where: str, table: dict[str, str]) -> Iterable[_Candidate]:
+    joined = " ".join(text.split())
+    yield _Candidate(joined, Modality.IMAGE, source, f'{where} say "{{}}"')
+    if order := orders_to_assistant(text):
+        yield _Candidate(order, Modality.IMAGE, source, f'{where} give the assistant an order: "{{}}"', orders=True)
+    for view in decode(joined, table):
+        yield _Candidate(view.text, Modality.IMAGE, source, f'{where}, {view.method} undone, say "{{}}"', view.hidden)
+
+
+def _of_pairs(chat: Chat, message: Message, sights: dict[str, Sight]) -> Iterable[_Candidate]:
+    """The intents that prompt and pictures make together. A prompt may point at a picture of an earlier turn."""
+    if not message.text.strip():
+        return
+    readings = [
+        "\n".join((sights[image.sha256].text, *(code.text for code in sights[image.sha256].codes))).strip()
+        for image in chat.images
+    ]
+    for composed in resolve(message.text, readings):
+        yield _Candidate(
+            composed.text,
+            Modality.CROSS,
+            f"image {composed.image}",
+            f'with the prompt ({composed.how}) it means "{{}}"',
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What came of it
+
+
+def _report(message: Message, scored: list[_Scored], sights: dict[str, Sight]) -> RiskReport:
+    def worst(modality: Modality) -> Finding:
+        findings = [item for item in scored if item.candidate.modality is modality]
+        return max(findings, key=lambda item: item.weight).finding if findings else NOTHING
+
+    text = worst(Modality.TEXT)
+    if text.level is Level.NONE and not _language_known(message.text):
+        judged_text: Finding | None = None
+    else:
+        judged_text = text
+    if not message.images and not sights:
+        return RiskReport(judged_text, None, None)
+    image = worst(Modality.IMAGE) if message.images else None
+    return RiskReport(judged_text, image, worst(Modality.CROSS))
+
+
+def _evidence(chat: Chat, scored: list[_Scored], sights: dict[str, Sight]) -> Iterable[Evidence]:
+    """What was seen in the pictures, then every text that carries a risk or a disguise."""
+    told: set[str] = set()
+    for number, image in enumerate(chat.images, start=1):
+        if image not in chat.messages[-1].images:
+            continue
+        sight = sights[image.sha256]
+        if sight.lines:
+            yield Evidence(Modality.IMAGE, f"image {number}", f'written words say "{_snippet(sight.text)}"')
+        for code in sight.codes[:4]:
+            yield Evidence(Modality.IMAGE, f"image {number}", f'a {code.format} says "{_snippet(code.text)}"')
+    for item in scored:
+        if item.finding.level is Level.NONE:
+            continue
+        observation = item.candidate.observation.format(_snippet(item.candidate.text))
+        if observation not in told and not observation.startswith("written words say"):
+            told.add(observation)
+            yield Evidence(item.candidate.modality, item.candidate.source, observation)
+
+
+def _understanding(chat: Chat, sights: dict[str, Sight]) -> str:
+    message = chat.messages[-1]
+    says = f'The {"user asks" if message.role == "user" else "tool returned"} "{_snippet(message.text)}"'
+    if not message.text.strip():
+        says = "The user sends no words"
+    shown = [
+        f'image {number} holds the words "{_snippet(sights[image.sha256].text, 80)}"'
+        if sights[image.sha256].lines
+        else f"image {number} holds no readable words"
+        for number, image in enumerate(chat.images, start=1)
+    ]
+    return "; ".join([says, *shown]) + "."
+
+
+def _snippet(text: str, most: int = _SNIPPET) -> str:
+    flat = " ".join(text.replace('"', "'").split())
+    return flat if len(flat) <= most else flat[: most - 1].rstrip() + "…"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The account
+
+
+def _account(message: Message, sights: dict[str, Sight]) -> tuple[Judgement, ...]:
+    rows: list[Judgement] = []
+    for part in message.parts:
+        match part:
+            case Text():
+                rows.append(_row(part.path, Aspect.TEXT, "risk scorer", _text_gap(part.text)))
+            case Image():
+                sight = sights[part.sha256]
+                gap = sight.unread or _image_language_gap(sight)
+                rows.append(_row(part.path, Aspect.TEXT, "text reader", gap))
+                rows.append(_row(part.path, Aspect.CODES, "code reader", sight.uncoded))
+                rows.append(Judgement(part.path, Aspect.SCENE, unjudged=Reason.SCENE))
+            case Opaque():
+                rows.append(Judgement(part.path, Aspect.CONTENT, unjudged=part.reason or Reason.OPAQUE))
+    return tuple(rows)
+
+
+def _row(path: str, aspect: Aspect, judge: str, gap: Reason | None) -> Judgement:
+    return Judgement(path, aspect, unjudged=gap) if gap else Judgement(path, aspect, judged_by=judge)
+
+
+def _text_gap(text: str) -> Reason | None:
+    if len(text) > MOST_CHARACTERS:
+        return Reason.BUDGET
+    return None if _language_known(text) else Reason.LANGUAGE
+
+
+def _language_known(text: str) -> bool:
+    return detect(text) in LANGUAGES | {"und"}
+
+
+def _image_language_gap(sight: Sight) -> Reason | None:
+    """Labels and scattered words say little of a language; a paragraph does."""
+    if len(sight.text.split()) < 12 or _language_known(sight.text):
+        return None
+    return Reason.LANGUAGE

@@ -1,0 +1,1 @@
+"""Wire dialects, one file each: request bytes ↔ ``Chat``, and back by splicing only what changed."""

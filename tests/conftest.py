@@ -1,0 +1,61 @@
+"""What tests share: pictures drawn on the spot, and a scorer whose judgement a test can foretell."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import pytest
+from PIL import Image as Pictures
+from PIL import ImageDraw, ImageFont
+
+from vlmguard.policy import Policy, load_policy
+from vlmguard.rewriters.embedded import EmbeddedRewriter
+
+Draw = Callable[..., bytes]
+
+
+class WordScorer:
+    """A scorer for logic: a text that holds one of the words has its category, with certainty."""
+
+    fingerprint = "words"
+
+    def __init__(self, words: dict[str, str]) -> None:
+        self._words = words
+        self.asked: list[str] = []
+
+    def score(self, texts: Sequence[str], /) -> list[dict[str, float]]:
+        self.asked.extend(texts)
+        return [{category: 0.95 for word, category in self._words.items() if word in text.lower()} for text in texts]
+
+
+@pytest.fixture
+def draw() -> Draw:
+    """Draws words, a line each, on a plain ground; returns the file's bytes."""
+
+    def make(text: str, *, size: int = 32, kind: str = "PNG", ground: str = "white", ink: str = "black") -> bytes:
+        lines = text.split("\n")
+        picture = Pictures.new("RGB", (640, 60 + (size + 16) * len(lines)), ground)
+        pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+        for number, line in enumerate(lines):
+            pen.text((30, 30 + number * (size + 16)), line, fill=ink, font=font)
+        file = io.BytesIO()
+        picture.save(file, kind)
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return load_policy()
+
+
+@pytest.fixture
+def words() -> WordScorer:
+    return WordScorer({"bomb": "indiscriminate_weapons", "forge": "non_violent_crimes", "hurt": "violent_crimes"})
+
+
+@pytest.fixture
+def embedded(policy: Policy, words: WordScorer) -> EmbeddedRewriter:
+    return EmbeddedRewriter(policy, scorer=words, threads=1)

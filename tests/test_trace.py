@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.strategies import refinements, sentences
+from vlmguard.errors import TraceError
+from vlmguard.trace import TraceReader, escape, parse, render, unescape
+from vlmguard.types import Evidence, Finding, Level, Modality, Refinement, RiskReport
+
+FORWARD = (
+    "<understanding>They ask for the colour of a car.</understanding>\n"
+    '<assessment text="none" image="none" cross="none"/>\n<forward/>'
+)
+REWRITE = (
+    "<understanding>The list in the picture is to be filled.</understanding>\n"
+    '<assessment text="none" image="high" cross="absent"/>\n'
+    '<risk modality="image" category="non_violent_crimes">The heading names a crime.</risk>\n'
+    '<evidence source="image 1" modality="image">It reads "ways to forge".</evidence>\n'
+    "<analysis>The prompt hands control to the list.</analysis>\n"
+    "<prompt>Explain how documents are protected.</prompt>"
+)
+
+
+@given(refinements)
+def test_reading_back_what_was_written_gives_the_same_refinement(refinement: Refinement) -> None:
+    assert parse(render(refinement)) == refinement
+
+
+@given(sentences)
+def test_escaping_is_undone_and_leaves_no_tag(body: str) -> None:
+    assert unescape(escape(body)) == body
+    assert "<prompt" not in escape(body)
+    assert "</understanding" not in escape(body)
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_a_trace_or_a_trace_error(text: str) -> None:
+    try:
+        parse(text)
+    except TraceError as error:
+        assert str(error)
+
+
+def test_the_documented_traces_are_read() -> None:
+    assert parse(FORWARD).prompt is None
+    refinement = parse(REWRITE)
+    assert refinement.report == RiskReport(
+        Finding(Level.NONE), Finding(Level.HIGH, "non_violent_crimes", "The heading names a crime."), None
+    )
+    assert refinement.evidence == (Evidence(Modality.IMAGE, "image 1", 'It reads "ways to forge".'),)
+    assert render(refinement) == REWRITE
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ("", "<understanding> is expected"),
+        (FORWARD.replace("<forward/>", ""), "<prompt> is expected"),
+        (FORWARD + "<forward/>", "ends before"),
+        (FORWARD.replace('cross="none"', 'cross="grave"'), "cross='grave'"),
+        (FORWARD.replace(' cross="none"', ""), "lacks the attribute cross"),
+        (FORWARD.replace('text="none"', 'text="none" tone="x"'), "no attribute 'tone'"),
+        (FORWARD.replace('text="none"', 'text="none" text="high"'), "twice"),
+        (FORWARD.replace('text="none"', 'text="high"'), "<risk> is missing for text"),
+        (REWRITE.replace('image="high"', 'image="none"'), "assessed as none"),
+        (REWRITE.replace("</prompt>", ""), "</prompt> is missing"),
+        (REWRITE.replace("Explain", "<forward/> Explain"), "not escaped"),
+        (REWRITE.replace("The heading names a crime.", " "), "<risk> is empty"),
+        (REWRITE.replace("non_violent_crimes", "two words"), "a category is one word"),
+        (REWRITE.replace('source="image 1"', 'source="Image-1"'), "evidence source"),
+        (REWRITE.split("<evidence")[0] + "<prompt>Explain.</prompt>", "needs evidence"),
+        ("Sure! " + FORWARD, "<understanding> is expected"),
+    ],
+)
+def test_a_broken_trace_is_an_error_that_says_where(broken: str, says: str) -> None:
+    with pytest.raises(TraceError, match=says.replace("(", r"\(")):
+        parse(broken)
+
+
+@given(refinements, st.integers(1, 9), st.text(max_size=20))
+def test_the_reader_stops_where_the_trace_is_complete(refinement: Refinement, step: int, rest: str) -> None:
+    written = render(refinement)
+    reader = TraceReader()
+    fed = 0
+    while not reader.feed((written + rest)[fed : fed + step]):
+        fed += step
+        assert fed < len(written)
+    assert reader.text == written
