@@ -7,6 +7,15 @@ from hypothesis import strategies as st
 from vlmguard import trace
 from vlmguard.types import Evidence, Finding, Level, Modality, Refinement, RiskReport
 
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 _tags = st.sampled_from(
     [
         f"<{slash}{back}{name}{end}"
@@ -19,20 +28,12 @@ _tags = st.sampled_from(
 sentences = (
     st.lists(st.one_of(st.text(min_size=1, max_size=30), _tags), min_size=1, max_size=4)
     .map("".join)
-    .filter(lambda text: _encodable(text))
+    .filter(_encodable)
     .map(str.strip)
     .filter(bool)
 )
 words = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 sources = st.from_regex(r"[a-z][a-z0-9]{0,8}( [a-z0-9]{1,4})?", fullmatch=True)
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 evidence = st.builds(Evidence, st.sampled_from(Modality), sources, sentences)

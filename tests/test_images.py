@@ -82,8 +82,8 @@ def test_any_bytes_are_a_picture_or_an_image_error(data: bytes, magic: bytes) ->
     try:
         image = read_image(magic + data)
         list(views(image))
-    except ImageError as error:
-        assert str(error)
+    except ImageError:
+        return
 
 
 def test_a_long_strip_is_accepted_and_decoded() -> None:

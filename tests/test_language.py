@@ -36,8 +36,19 @@ def test_languages_are_told_apart(language: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["hello", "what brand is this?", "def f(x): return x + 1", "$x^2 = \\frac{1}{2}$", "", "12 + 7", "OK", "Café Luna",
-     "Options: (A): repel (B): attract", "https://a.example/de/der/die/das", "TOTAL 7.30"],
+    [
+        "hello",
+        "what brand is this?",
+        "def f(x): return x + 1",
+        "$x^2 = \\frac{1}{2}$",
+        "",
+        "12 + 7",
+        "OK",
+        "Café Luna",
+        "Options: (A): repel (B): attract",
+        "https://a.example/de/der/die/das",
+        "TOTAL 7.30",
+    ],
 )
 def test_short_and_technical_text_is_never_called_foreign(text: str) -> None:
     assert detect(text) in ("en", "und")

