@@ -1,21 +1,40 @@
 """Text in pictures: `TextReader` turns pixels into a `Reading` that says what was read and what was not."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vlmguard.perception.detection import Pixels, Quad, detect
+from vlmguard.perception.detection import Pixels, Quad, Region, heat_of, regions_of, sketch, whole_lines
+from vlmguard.perception.fineprint import fine_print
+from vlmguard.perception.layout import reading_order
+from vlmguard.perception.poses import Attempt, read_regions
 from vlmguard.perception.recognition import Recogniser
-from vlmguard.perception.sessions import DETECTOR, RECOGNISER, open_session, weights_path
+from vlmguard.perception.sessions import DETECTOR, open_session, weights_path
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Pose = Literal["upright", "rotated", "mirrored"]
 UnreadReason = Literal["budget", "script", "unreadable"]
 Box = tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
 """Four corner points (x, y) in pixels of the picture, from the text's own top-left on, in the order of the text's own
 top-right, bottom-right, bottom-left."""
+
+_NEAR_SIDE = 512  # a sketch has about this many pixels squared, between half and one and a half of the picture's size
+_FINE_PRINT = 0.8  # where the sketch is smaller than this, small print is looked for at full size
+_FINE_SHARE = 0.16  # of the picture, looked at in full size
+_PLAIN = 0.75  # score of a region that the sketch shows well enough
+_FINE_LINE = 8  # pixels of the near sketch: lower lines are looked at in full size, however plain
+_FAR_SIDE = 224  # the far view, for letters too large for a tile
+_FAR_LINE = 40  # pixels of the near sketch: lines at least this high are looked for in the far view
+_SMALLEST_SCALE = 0.25  # a picture that must be shrunk further is not read whole
+_LEGIBLE = ((2, 0.9), (4, 0.75))  # so many letters need this worth at least: texture reads as a letter or two
+_LEGIBLE_LINE = 0.6
+_UPRIGHT = np.tan(np.radians(15))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,47 +76,103 @@ class TextReader:
     """Reads text in pictures, in any direction. Construct once; `read` may be called from many threads."""
 
     def __init__(self, *, threads: int = 2, max_lines: int = 256, max_pixels: int = 4_000_000) -> None:
-        """`threads`: cores one read may use. `max_lines`, `max_pixels`: what one picture may cost; the rest is unread."""
+        """Set what one picture may cost: `max_lines` that are read, `max_pixels` of the sketch that text is looked for in.
+
+        `threads`: cores that reads share. Networks are opened by the first read. Budgets count, they do not measure time,
+        so the same picture always reads the same.
+        """
         if threads < 1 or max_lines < 1 or max_pixels < 1:
             raise ValueError("threads, max_lines and max_pixels of a TextReader start at 1")
-        self._threads = threads
         self._max_lines = max_lines
         self._max_pixels = max_pixels
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="text-reader")
         self._opening = threading.Lock()
-        self._opened: tuple[Any, Recogniser] | None = None
+        self._opened: tuple[onnxruntime.InferenceSession, Recogniser] | None = None
 
     def read(self, pixels: Pixels) -> Reading:
         """Read an RGB picture (uint8, height × width × 3)."""
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise ValueError(f"a picture is uint8 of height × width × 3, not {pixels.dtype} of {pixels.shape}")
         detector, recogniser = self._models()
-        height, width = pixels.shape[:2]
-        scale = min(1.0, (self._max_pixels / (height * width)) ** 0.5)
-        regions = detect(detector, pixels, scale)
-        order = sorted(regions, key=lambda region: (round(region.corners[:, 1].mean() / 12), region.corners[:, 0].min()))
-        lines: list[Line] = []
-        unread = [Unread("budget", _box(region.corners)) for region in order[self._max_lines :]]
-        for region in order[: self._max_lines]:
-            text, confidence, corners, mirrored = recogniser.read_any_way(pixels, region.corners)
-            if confidence >= 0.5 and text.strip():
-                lines.append(Line(text, _box(corners), confidence, _pose(corners, mirrored)))
-        return Reading(tuple(lines), tuple(unread))
+        scale = self._scale(pixels)
+        unread = [Unread("budget", None)] if scale < _SMALLEST_SCALE else []
+        regions = self._regions(detector, pixels, scale)
+        regions.sort(key=lambda region: -region.score * region.size[0])
+        unread += [Unread("budget", _box(region.corners())) for region in regions[self._max_lines :]]
+        attempts = read_regions(recogniser, pixels, regions[: self._max_lines])
+        read = _without_echoes([attempt for attempt in attempts if _legible(attempt)])
+        order = reading_order([attempt.corners for attempt in read], [attempt.letters for attempt in read])
+        return Reading(tuple(_line(read[k]) for k in order), tuple(unread))
 
-    def _models(self) -> tuple[Any, Recogniser]:
+    def _scale(self, pixels: Pixels) -> float:
+        area = pixels.shape[0] * pixels.shape[1]
+        wanted = min(1.5, max(0.5, _NEAR_SIDE / area**0.5))
+        return float(min(wanted, (self._max_pixels / area) ** 0.5))
+
+    def _regions(self, detector: "onnxruntime.InferenceSession", pixels: Pixels, scale: float) -> list[Region]:
+        near = sketch(pixels, scale)
+        regions = regions_of(heat_of(detector, near, self._pool), scale)
+        if scale < _FINE_PRINT:
+            regions += self._fine_regions(detector, pixels, scale, regions)
+        far_scale = scale * min(1.0, _FAR_SIDE / max(near.shape[:2]))
+        if far_scale < scale:
+            far = sketch(near, far_scale / scale)
+            large = regions_of(heat_of(detector, far, self._pool), far_scale)
+            regions += [region for region in large if region.size[1] * scale >= _FAR_LINE]
+        return whole_lines(regions)
+
+    def _fine_regions(
+        self, detector: "onnxruntime.InferenceSession", pixels: Pixels, scale: float, regions: list[Region]
+    ) -> list[Region]:
+        plain = [
+            region for region in regions if region.score >= _PLAIN and _FINE_LINE <= region.size[1] * scale < _FAR_LINE
+        ]
+        most = min(_FINE_SHARE * pixels.shape[0] * pixels.shape[1], self._max_pixels / 4)
+        fine: list[Region] = []
+        for rows, columns in fine_print(pixels, plain, most):
+            heat = heat_of(detector, sketch(np.ascontiguousarray(pixels[rows, columns]), 1.0), self._pool)
+            fine += [region.moved(columns.start, rows.start) for region in regions_of(heat, 1.0)]
+        return fine
+
+    def _models(self) -> "tuple[onnxruntime.InferenceSession, Recogniser]":
         with self._opening:
             if self._opened is None:
-                detector = open_session(weights_path(DETECTOR), self._threads)
-                self._opened = detector, Recogniser(open_session(weights_path(RECOGNISER), self._threads))
+                self._opened = open_session(weights_path(DETECTOR)), Recogniser(self._pool)
             return self._opened
 
 
-def _pose(corners: Quad, mirrored: bool) -> Pose:
-    if mirrored:
-        return "mirrored"
-    along = corners[1] - corners[0]
-    return "upright" if along[0] > 0 and abs(along[1]) <= 0.27 * along[0] else "rotated"
+def _legible(attempt: Attempt) -> bool:
+    needed = next((worth for letters, worth in _LEGIBLE if attempt.letters <= letters), _LEGIBLE_LINE)
+    return attempt.worth >= needed
 
 
-def _box(corners: Quad | Sequence[Sequence[float]]) -> Box:
+def _without_echoes(attempts: list[Attempt]) -> list[Attempt]:
+    """Drop what another view showed better: pieces of a line that was read whole, blocks whose lines were read."""
+
+    def is_echo(piece: Attempt) -> bool:
+        return any(
+            whole is not piece
+            and whole.region.holds(piece.region)
+            and piece.region.size[0] < whole.region.size[0]
+            and piece.region.size[1] >= 0.4 * whole.region.size[1]
+            and piece.worth <= whole.worth + 0.05
+            for whole in attempts
+        )
+
+    def is_block(block: Attempt) -> bool:
+        inside = [a for a in attempts if a.region.size[1] < 0.6 * block.region.size[1] and block.region.holds(a.region)]
+        return sum(line.letters for line in inside) > block.letters
+
+    return [attempt for attempt in attempts if not is_echo(attempt) and not is_block(attempt)]
+
+
+def _line(attempt: Attempt) -> Line:
+    along = attempt.corners[1] - attempt.corners[0]
+    level = along[0] > 0 and abs(along[1]) <= _UPRIGHT * along[0]
+    pose: Pose = "mirrored" if attempt.mirrored else "upright" if level else "rotated"
+    return Line(attempt.read.text, _box(attempt.corners), attempt.read.confidence, pose)
+
+
+def _box(corners: Quad | Iterable[Iterable[float]]) -> Box:
     a, b, c, d = ((float(x), float(y)) for x, y in corners)
     return a, b, c, d

@@ -1,6 +1,7 @@
 """The OCR networks on disk and the onnxruntime sessions over them: the only place that knows where weights lie."""
 
 import importlib.util
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
 
 DETECTOR = "PP-OCRv6_det_small.onnx"
 RECOGNISER = "PP-OCRv6_rec_small.onnx"
+_AVX512_VNNI = 22  # CV_CPU_AVX_512VNNI, which cv2 does not name in Python
+FAST_RECOGNISER = Path(__file__).parent / "weights" / "PP-OCRv6_rec_small_int8.onnx"
+"""The recogniser of rapidocr in 8-bit integers, made by training/ocr/quantise.py; its output is logits."""
 
 
 def weights_path(name: str) -> Path:
@@ -18,16 +22,25 @@ def weights_path(name: str) -> Path:
         path = Path(folder) / "models" / name
         if path.is_file():
             return path
-    raise FileNotFoundError(f"the text reader needs {name} from rapidocr 3.10: run `pip install rapidocr`")
+    raise FileNotFoundError(f"the text reader needs {name}: run `pip install 'rapidocr>=3.10,<4'`")
 
 
-def open_session(path: Path, threads: int) -> "onnxruntime.InferenceSession":
-    """Open a network for `threads` threads. No arena: inputs differ in size, and an arena keeps the largest for ever."""
+def multiplies_bytes_exactly() -> bool:
+    """Tell whether this processor's 8-bit products do not saturate: older x86 ones without VNNI read wrong letters."""
+    import cv2
+
+    return platform.machine().lower() not in {"x86_64", "amd64"} or cv2.checkHardwareSupport(_AVX512_VNNI)
+
+
+def open_session(path: Path) -> "onnxruntime.InferenceSession":
+    """Open a network for runs of one thread each, any number of them at a time; its inputs must be of bounded size.
+
+    Runs side by side scale better than threads inside one. The arena keeps the memory of the largest run, hence the bound.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
