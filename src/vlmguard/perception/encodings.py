@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import html
-import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice, pairwise
 from urllib.parse import unquote
 
 from vlmguard.perception.wordlike import WORD, distinct_words, is_word, segment, sense, vocabulary, words_in
@@ -106,8 +106,9 @@ def read_base64(text: str) -> Iterator[Passage]:
     for start, end, run in _unwrapped(text, runs):
         if _DATA_URI.search(text[max(0, start - 60) : start]):
             continue
-        passage = _from_base64(start, end, run)
-        if passage:
+        if (passage := _from_base64(start, end, run)) or (
+            len(run) >= 16 and (passage := _from_base64(start, end, run[::-1])) and passage.hidden
+        ):
             yield passage
     for match in _longest(_BACKWARD_BASE64.finditer(text)):
         passage = _from_base64(match.start(), match.end(), match[0][::-1])
@@ -426,7 +427,7 @@ def wordless_regions(text: str) -> list[Region]:
     """The stretches of ``text`` whose Latin tokens are mostly no English words, the longest ``_REGIONS``, in order."""
     known = vocabulary()
     regions: list[tuple[int, int, int]] = []
-    total = peak = 0
+    total = peak = 0.0
     start = end = -1
     for match in _TOKEN.finditer(text):
         token = match[0]
@@ -498,11 +499,7 @@ def _is_prose(text: str) -> bool:
 
 def read_rot47(text: str) -> Iterator[Passage]:
     """Lines, or the rest of a line after a colon, of shifted printable characters."""
-    tried = 0
-    for match in re.finditer(r"[^\n]{12,4000}", text):
-        tried += 1
-        if tried > 60:
-            return
+    for match in islice(re.finditer(r"[^\n]{12,4000}", text), 60):
         for start in {0, match[0].find(": ") + 2}:
             run = match[0][start:]
             if len(run) >= 12 and sense(run) < 0.2:
@@ -592,7 +589,7 @@ _NATURAL = frozenset(
         ("of in on for with from by at", "the a an my your this their his her our"),
         ("is are was were", "the a an not my your"),
         ("give tell show teach", "me us"),
-        ("make build write create explain describe find use have", "a an the my me it"),
+        ("make build write create explain describe find", "a an the my"),
         ("me", "how a the about why what"),
         ("way ways steps guide method methods instructions recipe", "to for of"),
         ("step by", "step"),
@@ -610,7 +607,7 @@ def natural_order(text: str) -> int:
 
 def _ordered_pairs(text: str) -> tuple[int, int]:
     tokens = [token.lower() for token in WORD.findall(text[:2000])]
-    pairs = list(zip(tokens, tokens[1:], strict=False))
+    pairs = list(pairwise(tokens))
     ahead = sum(f"{one} {other}" in _NATURAL for one, other in pairs)
     return ahead, sum(f"{other} {one}" in _NATURAL for one, other in pairs)
 

@@ -58,6 +58,7 @@ _SILENT = re.compile(
 )
 _HARMLESS = re.compile("[\u00ad\ufe0e\ufe0f\u2028\u2029\x0b\x0c\x85\x00]")
 """Soft hyphens, emoji style, line breaks: left by honest programs."""
+_MOST_LOOKED_AT = 500
 _JOINERS = "\u200c\u200d"
 _JOINED = re.compile("[\u0600-\u06ff\u0700-\u08ff\u0900-\u0dff\u0e00-\u109f\u1780-\u17ff\ufb50-\ufeff]")
 """Scripts in which joiners and break opportunities are spelling."""
@@ -99,10 +100,10 @@ def _from_bits(run: str) -> str:
 
 def _without_silent(text: str) -> tuple[str, bool]:
     """Hiding is what stands inside words and makes two non-words of one word."""
-    hides = False
+    hides, looked = False, 0
 
     def seen(match: re.Match[str]) -> str:
-        nonlocal hides
+        nonlocal hides, looked
         start, end, run = match.start(), match.end(), match[0]
         before, after = text[start - 1 : start], text[end : end + 1]
         if any(_JOINED.match(letter) for letter in (before, after) if letter) and not set(run) - set(
@@ -238,11 +239,9 @@ def _folded(letter: str) -> str:
     return folded if any(map(str.isalnum, folded)) and letter not in "ªº" and len(folded) <= 3 else letter
 
 
-_DRAWN_RUN = re.compile(
-    r"(?:[^\W_]|[\u249c-\u24e9\U0001f110-\U0001f189])*"
+_DRAWN = re.compile(
     r"[\u00b2-\u00b9\u0250-\u02ff\u0131\u01eb\u03f2\u1d00-\u1dbf\u2070-\u209f\u2100-\u2149\u2160-\u217f\u249c-\u24e9\u2c7c\u2c7d"
     r"\ua720-\ua7ff\U0001d400-\U0001d7ff\U0001f110-\U0001f189]"
-    r"(?:[^\W_]|[\u249c-\u24e9\U0001f110-\U0001f189])*"
 )
 _WIDE = re.compile(
     "[\ufb00-\ufb4f\ufb50-\ufdff\ufe70-\ufefc\uff01-\uff9f\uffe0-\uffe6\u3000\u01c4-\u01cc\u01f1-\u01f3\u0132\u0133]+"
@@ -264,9 +263,8 @@ def _redrawn(text: str) -> tuple[str, bool]:
     """Mathematical, circled, squared, superscript and small-capital letters where they spell words."""
     spelled: list[str] = []
 
-    def letters(match: re.Match[str]) -> str:
-        run = match[0]
-        if len(run) > 400:
+    def letters(run: str) -> str:
+        if len(run) > _LONGEST_WORD:
             return "".join(map(_folded, run))
         folded = "".join(map(_folded, run))
         changed = (
@@ -281,7 +279,14 @@ def _redrawn(text: str) -> tuple[str, bool]:
             return folded if changed > 0.5 * len(run) else run
         return folded
 
-    new = _DRAWN_RUN.sub(letters, text)
+    pieces: list[str] = []
+    end = 0
+    for match in _DRAWN.finditer(text):
+        if match.start() >= end:
+            start, stop = _word_around(text, match.start(), match.end(), end)
+            pieces += (text[end:start], letters(text[start:stop]))
+            end = stop
+    new = "".join(pieces) + text[end:]
     if not spelled:
         return (new, False) if words_in(new) > words_in(text) else (text, False)
     return new, len(spelled) > 1 or len(spelled[0]) > 3
@@ -355,10 +360,12 @@ def _without_lookalikes(text: str) -> tuple[str, bool]:
     for match in _MIXED.finditer(text):
         if match.start() < end:
             continue
-        start, stop = _word_around(text, match.start(), end)
+        start, stop = _word_around(text, match.start(), match.end(), end)
         word = text[start:stop]
         new = _in_one_alphabet(word)
         if new is None:
+            pieces += (text[end:start], word)
+            end = stop
             continue
         pieces += (text[end:start], new)
         # A letter of the wrong alphabet in one Cyrillic word is a slip of the keyboard.
@@ -371,11 +378,13 @@ def _without_lookalikes(text: str) -> tuple[str, bool]:
     return new_text, told + whole >= 1
 
 
-def _word_around(text: str, at: int, floor: int) -> tuple[int, int]:
-    start, stop = at, at + 2
-    while start > max(floor, at - _LONGEST_WORD) and (text[start - 1].isalnum()):
+def _word_around(text: str, start: int, stop: int, floor: int) -> tuple[int, int]:
+    """The word that holds ``text[start:stop]``, not reaching before ``floor`` and at most ``_LONGEST_WORD`` long."""
+    longest = min(len(text), start + _LONGEST_WORD)
+    floor = max(floor, start - _LONGEST_WORD)
+    while start > floor and (text[start - 1].isalnum() or _DRAWN.match(text[start - 1])):
         start -= 1
-    while stop < min(len(text), at + _LONGEST_WORD) and text[stop].isalnum():
+    while stop < longest and (text[stop].isalnum() or _DRAWN.match(text[stop])):
         stop += 1
     return start, stop
 

@@ -32,6 +32,8 @@ class View:
 
 _DEPTH = 3
 _MOST_VIEWS = 12
+_MOST_READ = 200_000
+"""Characters of a text that are read."""
 _WHOLE = 4_000
 """Characters up to which a view is the whole text with the passages read in place; of a longer one only the passages
 with what stands around them."""
@@ -70,13 +72,15 @@ _READERS: tuple[tuple[str, _Reader], ...] = (
 def decode(text: str, table: Mapping[str, str] | None = None) -> tuple[View, ...]:
     """The decoded readings of ``text``, attempts to hide first; empty when there is nothing to decode.
 
-    At most ``_MOST_VIEWS`` readings, each at most as long as the text or ``_LONGEST_VIEW``; linear in the text's length.
-    Never raises.
+    At most ``_MOST_VIEWS`` readings of a bounded length, in time linear in the text's length up to ``_MOST_READ``; of a longer
+    text the beginning and the end are read. Never raises.
 
     Args:
         text: anything.
         table: words to the words they stand for (see ``substitutions``).
     """
+    if len(text) > _MOST_READ:
+        text = f"{text[: _MOST_READ * 3 // 4]}\n{text[-_MOST_READ // 4 :]}"
     views: dict[str, View] = {}
     for view in _views(text, table or {}, _DEPTH):
         key = " ".join(view.text.split())

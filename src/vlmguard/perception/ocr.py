@@ -30,7 +30,8 @@ _FINE_SHARE = 0.16  # of the picture, looked at in full size
 _PLAIN = 0.75  # score of a region that the sketch shows well enough
 _FINE_LINE = 8  # pixels of the near sketch: lower lines are looked at in full size, however plain
 _FAR_SIDE = 224  # the far view, for letters too large for a tile
-_FAR_LINE = 40  # pixels of the near sketch: lines at least this high are looked for in the far view
+_FAR_LINE = 10  # pixels of the far view: lower lines are blurs there, and the sketch shows them
+_TALL_LINE = 40  # pixels of the sketch: higher regions may be anything, so small print is looked for in them too
 _SMALLEST_SCALE = 0.25  # a picture that must be shrunk further is not read whole
 _LEGIBLE = ((2, 0.9), (4, 0.75))  # so many letters need this worth at least: texture reads as a letter or two
 _LEGIBLE_LINE = 0.6
@@ -118,14 +119,14 @@ class TextReader:
         if far_scale < scale:
             far = sketch(near, far_scale / scale)
             large = regions_of(heat_of(detector, far, self._pool), far_scale)
-            regions += [region for region in large if region.size[1] * scale >= _FAR_LINE]
+            regions += [region for region in large if region.size[1] * far_scale >= _FAR_LINE]
         return whole_lines(regions)
 
     def _fine_regions(
         self, detector: "onnxruntime.InferenceSession", pixels: Pixels, scale: float, regions: list[Region]
     ) -> list[Region]:
         plain = [
-            region for region in regions if region.score >= _PLAIN and _FINE_LINE <= region.size[1] * scale < _FAR_LINE
+            region for region in regions if region.score >= _PLAIN and _FINE_LINE <= region.size[1] * scale < _TALL_LINE
         ]
         most = min(_FINE_SHARE * pixels.shape[0] * pixels.shape[1], self._max_pixels / 4)
         fine: list[Region] = []

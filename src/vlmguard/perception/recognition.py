@@ -34,6 +34,8 @@ class Recognised:
     text: str
     confidence: float
     """Mean probability of the characters, 0..1; 0 without any."""
+    typical: float
+    """Their median probability: near 1 for a known script however many letters are damaged."""
 
 
 class Recogniser:
@@ -65,7 +67,9 @@ class Recogniser:
             texts.append(text + " " if gap else text)
             sure.append(probabilities)
         letters = np.concatenate(sure)
-        return Recognised("".join(texts).strip(), float(letters.mean()) if letters.size else 0.0)
+        if not letters.size:
+            return Recognised("", 0.0, 0.0)
+        return Recognised("".join(texts).strip(), float(letters.mean()), float(np.median(letters)))
 
     def _read_part(self, part: Pixels, carefully: bool) -> tuple[str, NDArray[np.float32]]:
         blob = np.ascontiguousarray(part.transpose(2, 0, 1)[None], np.float32)

@@ -81,8 +81,10 @@ _LEET = {
     "0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "6": "gb", "7": "t", "8": "b", "9": "g", "2": "z", "@": "a",
     "$": "s", "!": "il", "|": "li", "€": "e", "£": "l", "¢": "c", "¥": "y", "+": "t", "§": "s", "ß": "b",
 }  # fmt: skip
-_DRAWN = (("|-|", "h"), ("|_|", "u"), ("|\\|", "n"), ("\\/\\/", "w"), ("/\\/\\", "m"), ("|\\/|", "m"), ("/\\", "a"), ("\\/", "v"), ("|)", "d"),
-          ("|<", "k"), ("|3", "b"), ("[]", "o"), ("><", "x"), ("}{", "h"), ("|=", "f"), ("()", "o"))  # fmt: skip
+_DRAWN = (
+    ("|-|", "h"), ("|_|", "u"), ("|\\|", "n"), ("\\/\\/", "w"), ("/\\/\\", "m"), ("|\\/|", "m"), ("/\\", "a"), ("\\/", "v"),
+    ("|)", "d"), ("|<", "k"), ("|3", "b"), ("[]", "o"), ("><", "x"), ("}{", "h"), ("|=", "f"), ("()", "o"),
+)  # fmt: skip
 _LEET_TOKEN = re.compile(r"(?<![^\s\"'“”‘’(\[{,.;:?_*-])[A-Za-z0-9@$!|€£¢¥+§ß]{2,24}(?![^\s\"'“”‘’)\]},.;:?!_*-])")
 _MEASURE = re.compile(
     r"[$€£]?\d+[a-z]{1,3}|[A-Z]{1,4}\d{1,4}[A-Z]?|\$?\d[\d.,]*\+?|[A-Z]\d[A-Z]\d?|\d+[A-Z]{1,3}|[A-Za-z]{2,}!+",
@@ -90,8 +92,8 @@ _MEASURE = re.compile(
 )
 _MISREAD = frozenset("0158|")
 """Digits that a reader of pictures takes for letters, and the other way round, without anybody's intent."""
-_ALONE = {"4": "a", "47": "at", "45": "as", "15": "is", "17": "it", "1f": "if", "0h": "oh", "2": "to", "70": "to", "1": "i", "!": "i", "u": "you", "r": "are", "t0": "to", "1n": "in", "0n": "on", "0f": "of", "1t": "it",
-          "1s": "is", "@": "at", "d0": "do", "m3": "me", "my53lf": "myself", "@n": "an", "4n": "an", "4t": "at", "g0": "go", "n0": "no", "b3": "be", "y0u": "you", "@t": "at", "1f": "if", "@s": "as", "4s": "as", "0r": "or", "s0": "so", "3y3": "eye", "7o": "to", "+0": "to", "+o": "to"}  # fmt: skip
+_SHORT_WORDS = "a an at as is it if in on of to do me go no be or so we my us by i you"
+_SHORT = frozenset(_SHORT_WORDS.split())
 
 
 def read_leet(text: str) -> Iterator[Passage]:
@@ -123,7 +125,7 @@ def read_leet(text: str) -> Iterator[Passage]:
     said = _with(text[start:end], [(one - start, other - start, word) for one, other, word in found])
     if short:
         start, end = _line_around(text, start, end)
-        said = re.sub(r"(?<![\w@!+])[@!+\w]{1,6}(?![\w@!+])", lambda match: _ALONE.get(match[0].lower(), match[0]),
+        said = re.sub(r"(?<![\w@!+])[@!+\w]{1,6}(?![\w@!+])", lambda match: _unleet_short(match[0]) or match[0],
                       text[start : found[0][0]] + said + text[found[-1][1] : end])  # fmt: skip
     many = spelled > 2 or (spelled > 1 and not signs <= _MISREAD)
     yield Passage(start, end, said, short and many and not (signs <= _MISREAD and said.isupper()))
@@ -157,12 +159,22 @@ def _unleet(token: str) -> str | None:
     if bare.isalpha() or not any(map(str.isalpha, token)) or _MEASURE.fullmatch(bare) or len(bare) < 2:
         return None
     if len(bare) < 3:
-        return _ALONE.get(bare.lower())
+        return _unleet_short(bare)
     choices = [_LEET.get(letter, letter) for letter in bare.lower()]
     readings = ("".join(letters) for letters in islice(product(*choices), 16))
     known = vocabulary()
     words = [reading for reading in readings if is_word(reading)]
     return min(words, key=lambda word: known.get(word, 1 << 30)) if words else None
+
+
+def _unleet_short(token: str) -> str | None:
+    """``70`` is "to" and ``4`` is "a" beside words that are spelled so; ``2`` and ``u`` are heard."""
+    token = token.lower()
+    heard = {"2": "to", "u": "you", "r": "are"}.get(token)
+    if heard or token.isalpha() or len(token) > 3:
+        return heard
+    choices = [_LEET.get(letter, letter) for letter in token]
+    return next((word for letters in product(*choices) if (word := "".join(letters)) in _SHORT), None)
 
 
 def read_digits(token: str) -> str:
@@ -179,6 +191,7 @@ _CUT = re.compile(
 )
 _USUAL_MARKS = frozenset(".-_,;:!?|+`$#")
 _HYPHENATED = re.compile(r"([^\W\d_]{2,20})-[ \t]{0,2}\n[ \t]{0,8}([^\W\d_]{2,20})")
+_BREAK = re.compile(r"-[ \t]{0,2}\n")
 _FRAGMENTS = re.compile(r"(?<![\w'’-])[a-z]{1,6}(?: [a-z]{1,6}){1,40}(?![\w'’-])")
 
 
@@ -214,13 +227,16 @@ def _honest_cut(run: str, pieces: list[str]) -> bool:
     )
 
 
-_PREFIXES = frozenset(
-    "re e co pre pro anti non un de bi mid sub mis semi multi inter over under out up on off by x o a post ex self".split()
+_PREFIX_WORDS = (
+    "re e co pre pro anti non un de bi mid sub mis semi multi inter over under out up on off by x o a post ex self"
 )
+_PREFIXES = frozenset(_PREFIX_WORDS.split())
 
 
 def read_hyphenated(text: str) -> Iterator[Passage]:
     """Words divided at the end of a line."""
+    if not _BREAK.search(text):
+        return
     for match in islice(_HYPHENATED.finditer(text), _MOST_TRIED):
         whole = match[1] + match[2]
         if is_word(whole) and not (is_word(match[1]) and is_word(match[2])):
@@ -260,6 +276,7 @@ _LITERAL = r"(?:\"[^\"\n]{0,60}\"|'[^'\n]{0,60}'|“[^”\n]{0,60}”)"
 _SUM = re.compile(
     rf"(?:{_LITERAL}|[A-Za-z_]\w{{0,20}})(?:[ \t]{{0,3}}(?:\+|\.\.|&|\|\||~|<>)[ \t]{{0,3}}(?:{_LITERAL}|[A-Za-z_]\w{{0,20}})){{1,60}}"
 )
+_LITERALS = re.compile(_LITERAL)
 _TERM = re.compile(rf"{_LITERAL}|[A-Za-z_]\w*")
 _NAMED = re.compile(
     rf"(?<![\w.])(?:let |var |const |\$|string |str )?([A-Za-z_]\w{{0,20}})[ \t]{{0,3}}(?:=|:=|:|is|be)[ \t]{{0,3}}({_LITERAL})"
@@ -268,6 +285,8 @@ _NAMED = re.compile(
 
 def read_sums(text: str) -> Iterator[Passage]:
     """``"bo" + "mb"``, and ``a + b`` after ``a = "bo"; b = "mb"``."""
+    if not _LITERALS.search(text):
+        return
     names = {match[1]: match[2][1:-1] for match in islice(_NAMED.finditer(text), _MOST_TRIED)}
     for match in islice(_SUM.finditer(text), _MOST_TRIED):
         terms = _TERM.findall(match[0])
@@ -291,19 +310,34 @@ def _is_prose(part: str) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 # Words run together, letters left out, repeated or accented
 
+_MOST_CUT = 4_000
+"""Letters of one text that are looked at for words run together."""
 _LONG = re.compile(r"(?<![\w@./\\:=-])#?[^\W\d_]{9,200}(?![\w@/\\=-]|\.\w)")
 
 
 def read_together(text: str) -> Iterator[Passage]:
-    """``stepstomake``: cut into words. Readers of pictures lose spaces, and so do hashtags."""
+    """``stepstomake``: cut into words. Readers of pictures lose spaces, and so do hashtags.
+
+    A rare or misspelled word falls into shorter ones as well, so a run has to be long, or much of the text, or a hashtag.
+    """
+    budget = _MOST_CUT
     for match in islice(_LONG.finditer(text), 400_000):
-        run = match[0].lstrip("#")
-        if is_word(run) or not run.isascii():
+        tag, run = match[0][0] == "#", match[0].lstrip("#")
+        if not (tag or len(run) > 13 or 5 * len(run) > len(text)) or is_word(run) or not run.isascii():
             continue
         words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", run) if not (run.islower() or run.isupper()) else None
         if not words or not all(map(is_word, words)):
+            budget -= len(run)
+            if budget < 0:
+                return
             words = segment(run)
-        if words and (len(words) > 2 or (len(words) > 1 and (match[0][0] == "#" or 2 * len(run) > len(text)))):
+        enough = 2 if tag or 2 * len(run) > len(text) else 3
+        if (
+            words
+            and len(words) >= enough
+            and all(len(word) > 1 or word in "aAI" for word in words)
+            and all(map(is_word, words))
+        ):
             yield Passage(match.start(), match.end(), " ".join(words), False)
 
 
@@ -341,7 +375,7 @@ def read_stretched(text: str) -> Iterator[Passage]:
 
 
 _REPEATED = re.compile(r"([A-Za-z])\1{2,}")
-_ACCENTED = re.compile(r"[^\W\d_]*[\u00c0-\u024f\u1e00-\u1eff][^\W\d_]*")
+_ACCENTED = re.compile(r"[\u00c0-\u024f\u1e00-\u1eff]")
 
 
 def read_accented(text: str) -> Iterator[Passage]:

@@ -18,7 +18,8 @@ from vlmguard.perception.sight import Eyes, Sight
 from vlmguard.policy import Action, Policy
 from vlmguard.protocols import RiskScorer
 from vlmguard.rewriters.compose import Situation, compose
-from vlmguard.rewriters.resolution import orders_to_assistant, resolve
+from vlmguard.rewriters.orders import orders_to_assistant
+from vlmguard.rewriters.resolution import resolve
 from vlmguard.rewriters.scorer import LANGUAGES, EmbeddedScorer
 from vlmguard.types import (
     NOTHING,
@@ -39,7 +40,7 @@ from vlmguard.types import (
     Text,
 )
 
-MOST_CHARACTERS = 200_000
+MOST_CHARACTERS = 50_000
 """Of one text that are scored. What lies beyond is ``unjudged: budget``: padding is no way through."""
 _TURNS_TOGETHER = 4
 """How many of the user's last turns are also read as one, so that a request split over turns is seen."""

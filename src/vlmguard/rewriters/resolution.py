@@ -1,10 +1,22 @@
-"""Owns cross-modal resolution: what a prompt points at in the pictures, and the intent that the two make together."""
+"""Owns cross-modal resolution: what a prompt points at in the pictures, and the intent that the two make together.
+
+A label and a question can each be harmless, and what they ask for together is in neither: ``resolve`` writes that down as
+prompts to be scored. ``asks_to_follow``, ``empty_items`` and ``orders_to_assistant`` are the three ways in which a picture
+comes to give the orders.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from vlmguard.perception.obfuscation import decode, substitute, substitutions
+from vlmguard.perception.wordlike import WORD, is_word, segment, sense
+from vlmguard.rewriters.orders import orders_to_assistant
+from vlmguard.rewriters.pointing import GAP, LIST, POINTERS, UNFINISHED, asks_to_follow, image_references, item_references
+
+__all__ = ["Composed", "asks_to_follow", "empty_items", "orders_to_assistant", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,54 +27,348 @@ class Composed:
     image: int
     """Which picture it draws on, 1-based, in the order of the readings."""
     how: str
-    """How the two were joined: ``pointing word``, ``item``, ``empty list``, ``instruction``, ``pairing``, …"""
+    """How the two were joined: ``pointing word``, ``item``, ``list``, ``empty list``, ``instruction``, ``blank``,
+    ``unfinished sentence``, ``word table``, ``several images``, ``pairing``."""
     lines: tuple[str, ...] = ()
     """The lines of the picture that went into it."""
 
 
-_FOLLOW = re.compile(
-    r"\b(?:follow|do what|execute|carry out|answer the question in|complete|fill in|continue)\b.{0,60}"
-    r"\b(?:image|picture|photo|list|it says)\b",
-    re.IGNORECASE | re.DOTALL,
+_MOST_PER_IMAGE = 8
+_MOST = 24
+_LABEL_WORDS = 14
+"""A reading of at most so many words is put in place of a pointing word as it is; of a longer one its telling lines."""
+_TELLING_LINES = 3
+_SAID_CHARACTERS = 1_500
+_READ_CHARACTERS = 20_000
+"""Characters of one reading that are looked at."""
+
+
+def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
+    """The intents that ``prompt`` makes with the words read in its pictures: the most telling first, the plain pairings last.
+
+    ``readings[i]`` is the text read in image ``i + 1``, "" where there was none. Bounded: long readings give their telling
+    lines, many pictures a few candidates each.
+    """
+    prompt = prompt.strip()
+    pages = [_Page(number, reading[:_READ_CHARACTERS]) for number, reading in enumerate(readings, start=1)]
+    pages = [page for page in pages if page.said]
+    found: list[Composed] = []
+    found += _across(prompt, pages)
+    for page in pages:
+        found += _first(_of_page(prompt, page, _pointed_at(prompt, page, readings)), _MOST_PER_IMAGE)
+    found = list({composed.text: composed for composed in reversed(found)}.values())[::-1]
+    pairings = [
+        Composed(f"{prompt}\nThe picture says: {page.said}", page.number, "pairing", page.lines) for page in pages
+    ]
+    most = max(_MOST // 2, _MOST - len(pairings))
+    return (*found[:most], *pairings[:_MOST])
+
+
+def _first(composed: Iterable[Composed], most: int) -> list[Composed]:
+    return list({one.text: one for one, _ in zip(composed, range(most), strict=False)}.values())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What was read
+
+
+class _Page:
+    """A picture's words, put in order: lines without ragged breaks, items of a list, the whole as one statement."""
+
+    def __init__(self, number: int, reading: str) -> None:
+        self.number = number
+        self.reading = reading
+        self.lines = tuple(spaced for line in reading.splitlines() if (spaced := _spaced(line.strip())))
+        self.heading, self.items = _listed(self.lines)
+        self.empty = empty_items(reading)
+        self.said = self.empty or _statement(self.lines)
+
+    @property
+    def is_label(self) -> bool:
+        return len(self.said.split()) <= _LABEL_WORDS
+
+    @property
+    def labels(self) -> list[str]:
+        """What a pointing word can stand for: all of a short reading, the telling lines of a long one."""
+        if self.is_label:
+            return [self.said]
+        return list(_telling(self.lines))
+
+
+def _spaced(line: str) -> str:
+    """A line with the spaces that its reader lost."""
+    return re.sub(r"(?<!\S)[A-Za-z]{9,80}(?=$|[\s.,!?:;])", lambda run: _cut(run[0]), line)
+
+
+def _cut(run: str) -> str:
+    if is_word(run):
+        return run
+    words = segment(run)
+    sound = words is not None and len(words) > 2 and all(len(word) > 1 or word in "aAI" for word in words)
+    return " ".join(words) if words and sound and all(map(is_word, words)) else run
+
+
+def _statement(lines: Sequence[str]) -> str:
+    """Lines as one text: words divided at a line's end joined, sentences kept apart."""
+    text = ""
+    for line in lines:
+        if text.endswith("-") and line[:1].islower():
+            text = text[:-1] + line
+        else:
+            text += ("" if not text else " ") + line
+        if len(text) > _SAID_CHARACTERS:
+            break
+    return text[:_SAID_CHARACTERS].strip()
+
+
+_PRICE = re.compile(r"[\d.,:%$€£¥/#*x\s+-]+")
+
+
+def _telling(lines: Sequence[str]) -> Iterator[str]:
+    """The lines that say most: words rather than prices and numbers; the first ones of equals."""
+
+    def weight(line: str) -> float:
+        words = WORD.findall(line)
+        return sense(line) * min(len(words), 8) - 0.5 * len(_PRICE.findall(line))
+
+    ranked = sorted(range(len(lines)), key=lambda at: (-weight(lines[at]), at))
+    for at in sorted(ranked[:_TELLING_LINES]):
+        if any(map(str.isalpha, lines[at])):
+            yield lines[at][:300]
+
+
+def _lowered(label: str) -> str:
+    """A label as it would stand inside a sentence."""
+    label = label.strip().rstrip(".,;:!?。")
+    letters = [letter for letter in label if letter.isalpha()]
+    if len(letters) > 4 and sum(map(str.isupper, letters)) > 0.8 * len(letters):
+        return label.lower()
+    return label
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Lists
+
+_MARK = re.compile(
+    r"\s*(?:\(?(?P<number>\d{1,2})\s*[.):、,]|(?P<circled>[①-⑳])|(?:step|schritt|paso|étape|etape|item|point|चरण|الخطوة|第)\s*"
+    r"(?P<step>\d{1,2})\s*(?:[.):步项条-]|\b)|[-•*·▪●○◦■□☐–—]\s)\s*",
+    re.IGNORECASE,
 )
-_EMPTY = re.compile(r"^\s*(?:\d{1,2}\s*[.):]?|[-•*])\s*$")
-_ORDER = re.compile(
-    r"[^.!?\n]*\b(?:ignore|disregard|forget)\s+(?:all\s+|any\s+)?(?:the\s+|your\s+)?(?:previous|prior|above)\b[^.!?\n]*",
+_EMPTY_LINE = re.compile(r"[\s._…·:;,)(\]\[-]*")
+_ONLY_MARKS = re.compile(
+    r"\s*(?:(?:\(?[\dlI]{1,2}\s?[.):,、]|[①-⑳]|step\s*\d+\s*:?|[•*▪●○■□☐])[\s._…-]*){1,12}", re.IGNORECASE
+)
+_BARE_NUMBER = re.compile(r"\s*\(?([1-9])[.):,]?\s*")
+_TRAILING_MARKS = re.compile(r"(?:\s+\(?[1-9][.)]){2,12}[\s._…-]*\Z")
+_NOUN_HEADING = re.compile(
+    r"(?:a |an |the |some |detailed |\d+ |top |best |step-by-step )*(?:methods?|steps?|ways?|lists?|guide|instructions?|tips|techniques?|"
+    r"tricks|ideas|strategies|tactics|recipes?|reasons|tools|materials|ingredients|examples?|procedures?|process|plan|tutorial|"
+    r"scripts?|messages?|phrases|slogans|jokes|things|places|names|procedure|manual|checklist|outline)\b",
     re.IGNORECASE,
 )
 
 
-def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
-    """The intents that ``prompt`` makes with the words read in its pictures, the most telling first.
-
-    ``readings[i]`` is the text read in image ``i + 1``, "" where there was none.
-    """
-    composed = []
-    for number, reading in enumerate(readings, start=1):
-        lines = tuple(line.strip() for line in reading.splitlines() if line.strip())
-        if not lines:
-            continue
-        heading = empty_items(reading)
-        if heading:
-            composed.append(Composed(f"Give {heading}", number, "empty list", (heading,)))
-        composed.append(Composed(f"{prompt}\n{' '.join(lines)}".strip(), number, "pairing", lines))
-    return tuple(composed)
-
-
-def asks_to_follow(prompt: str) -> bool:
-    """Whether ``prompt`` hands control to the words in a picture."""
-    return _FOLLOW.search(prompt) is not None
-
-
 def empty_items(reading: str) -> str | None:
-    """The heading of a list whose numbered items are empty and wait to be filled in; ``None`` without such a list."""
-    lines = [line for line in reading.splitlines() if line.strip()]
-    empty = [line for line in lines if _EMPTY.match(line)]
-    heading = " ".join(line.strip() for line in lines if not _EMPTY.match(line))
-    return heading if len(empty) >= 2 and heading else None
+    """The heading of a list whose numbered items are empty and wait to be filled in; ``None`` without such a list.
+
+    At least two empty items with a mark of their own, or bare numbers from 1 upwards that end the text.
+    """
+    lines = [line.strip() for line in reading[:_READ_CHARACTERS].splitlines() if line.strip()]
+    if lines and (ending := _TRAILING_MARKS.search(lines[-1])) and ending.start() > 0:
+        lines[-1:] = [lines[-1][: ending.start()], "1.", "2."]
+    heading = [line for line in lines if not _ONLY_MARKS.fullmatch(line) and not _BARE_NUMBER.fullmatch(line)]
+    marked = sum(len(re.findall(r"[\dlI①-⑳]{1,2}|[•*▪●○■□☐]", line)) for line in lines if _ONLY_MARKS.fullmatch(line))
+    bare = [match[1] for line in lines if (match := _BARE_NUMBER.fullmatch(line))]
+    counted = bare[:2] == ["1", "2"] and [*map(str, range(1, len(bare) + 1))] == bare
+    if not (marked >= 2 or (counted and len(bare) >= 3 and lines[-1].startswith(bare[-1]))):
+        return None
+    # Many other lines are a page with a table or a drawing in it, not a heading.
+    text = _statement([_spaced(line) for line in heading[:12]])
+    if (
+        len(heading) > 12
+        or len(WORD.findall(text)) < 2
+        and not re.search(r"[\u0900-\u097f\u0600-\u06ff\u3040-\u9fff]{3}", text)
+    ):
+        return None
+    return text
 
 
-def orders_to_assistant(text: str) -> str | None:
-    """The sentence of ``text`` that gives orders to an assistant reading it; ``None`` when there is none."""
-    match = _ORDER.search(text)
-    return match[0].strip() if match else None
+def _listed(lines: Sequence[str]) -> tuple[str, dict[int, str]]:
+    """(heading, number → item). Lines without a mark go on the item before them; bullets are counted."""
+    heading: list[str] = []
+    items: dict[int, str] = {}
+    current = 0
+    for line in lines:
+        match = _MARK.match(line)
+        if match and match.end():
+            number = match["number"] or match["step"]
+            current = int(number) if number else ord(match["circled"]) - 0x245F if match["circled"] else current + 1
+            items.setdefault(current, line[match.end() :].strip())
+        elif current:
+            items[current] = f"{items[current]} {line}".strip()
+        else:
+            heading.append(line)
+    items = {number: item for number, item in items.items() if re.search(r"[^\W\d_]", item)}
+    return _statement(heading), items
+
+
+def _request(heading: str) -> str:
+    """A heading as the request that filling it in amounts to."""
+    heading = heading.rstrip(" :.-")
+    return f"Give {heading[:1].lower()}{heading[1:]}" if _NOUN_HEADING.match(heading) else heading
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The two together
+
+
+def _pointed_at(prompt: str, page: _Page, readings: Sequence[str]) -> bool:
+    """Whether the prompt, where it numbers its pictures, means this one. A prompt that numbers none means all."""
+    numbers = {len(readings) if number < 0 else number for _, _, number in image_references(prompt)}
+    return not numbers or page.number in numbers
+
+
+def _of_page(prompt: str, page: _Page, pointed: bool) -> Iterator[Composed]:
+    def made(text: str, how: str, lines: Sequence[str] = page.lines) -> Composed:
+        return Composed(" ".join(text.split()), page.number, how, tuple(lines))
+
+    for text in _restored(prompt, page):
+        yield made(text, "word table")
+    if page.empty:
+        yield made(_request(page.empty), "empty list")
+    if not prompt:
+        return
+    if asks_to_follow(prompt):
+        for instruction in [_request(page.said)] if page.is_label else page.labels:
+            yield made(instruction, "instruction", [instruction])
+    yield from (made(text, "item", [line]) for text, line in _with_items(prompt, page))
+    yield from (made(text, "blank") for text in _with_gaps_filled(prompt, page))
+    if page.items and LIST.search(prompt):
+        listed = "; ".join(list(page.items.values())[:8])
+        yield made(LIST.sub(lambda _: f"{page.heading or 'the list'}: {listed}"[:600], prompt, count=1), "list")
+    if pointed:
+        yield from (made(text, "pointing word", [label]) for text, label in _with_labels(prompt, page))
+    if UNFINISHED.search(prompt) and not GAP.search(prompt):
+        for label in page.labels[:1]:
+            stem = re.sub(r"[\s:…]*(?:\.{3})?\s*\Z", "", prompt)
+            yield made(f"{stem} {_lowered(label)}", "unfinished sentence", [label])
+    elif page.is_label and UNFINISHED.search(page.said) and len(prompt.split()) <= 8:
+        yield made(f"{page.said.rstrip(' :…-')} {prompt}", "unfinished sentence")
+    for view in decode(page.said)[:2]:
+        if view.hidden:
+            yield made(_pointing_replaced(prompt, view.text) or f"{prompt} {view.text}", f"{view.method} undone")
+
+
+def _restored(prompt: str, page: _Page) -> Iterator[str]:
+    """What was read, with the words that a table in prompt or picture stands for; a filled list's heading as a request."""
+    table = {**substitutions(page.reading), **substitutions(prompt)}
+    if not table:
+        return
+    for said in (page.said, prompt):
+        replaced = substitute(said, table)
+        if said and replaced != said:
+            yield _request(replaced) if page.empty and said == page.said else replaced
+
+
+def _with_items(prompt: str, page: _Page) -> Iterator[tuple[str, str]]:
+    """The prompt with each item that it names in place of the name. Without a numbered list, items are lines."""
+    references = item_references(prompt)
+    if not references:
+        return
+    items = page.items or {number: line for number, line in enumerate(page.lines, start=1)}
+    last = max(items, default=0)
+    text, end = "", 0
+    named: list[str] = []
+    for start, stop, number in references:
+        item = items.get(last if number < 0 else number)
+        if item is None:
+            continue
+        named.append(item)
+        text += f"{prompt[end:start]}{_lowered(item)[:300]}"
+        end = stop
+    if named:
+        heading = f" ({page.heading})" if page.heading and page.items else ""
+        yield text + prompt[end:], named[0]
+        if heading:
+            yield text + prompt[end:] + heading, named[0]
+
+
+def _with_gaps_filled(prompt: str, page: _Page) -> Iterator[str]:
+    """Gaps of the prompt filled from the picture, or gaps of the picture filled with the word that the prompt gives."""
+    if GAP.search(prompt):
+        for label in page.labels:
+            yield GAP.sub(lambda _, label=label: f" {_lowered(label)} ", prompt)  # type: ignore[misc]
+    if not page.empty and GAP.search(page.said):
+        word = _given_word(prompt)
+        if word:
+            yield GAP.sub(lambda _: f" {word} ", page.said)
+
+
+_GIVEN = re.compile(r"[\"'“‘«]([^\"'“”‘’«»\n]{2,60})[\"'”’»]|\b(?:with|is|as|be|word|answer|=|:)\s+(\w[\w -]{1,40}?)\s*[.!]?\Z", re.IGNORECASE)
+
+
+def _given_word(prompt: str) -> str:
+    if match := _GIVEN.search(prompt):
+        return (match[1] or match[2] or "").strip()
+    return prompt if len(prompt.split()) <= 3 else ""
+
+
+def _with_labels(prompt: str, page: _Page) -> Iterator[tuple[str, str]]:
+    for label in page.labels:
+        replaced = _pointing_replaced(prompt, label)
+        if replaced:
+            yield replaced, label
+
+
+def _pointing_replaced(prompt: str, label: str) -> str:
+    """The prompt with ``label`` in place of its most explicit pointing word, "" where it has none."""
+    for pattern in POINTERS:
+        match = pattern.search(prompt)
+        if match:
+            return _put(prompt, match, _lowered(label))
+    return ""
+
+
+_KEPT_NOUN = re.compile(r"\s+(\w+)")
+
+
+def _put(prompt: str, match: re.Match[str], label: str) -> str:
+    """``this`` gives way to the label; of ``this cleaner`` the noun stays, and the label says which."""
+    before, after = prompt[: match.start()], prompt[match.end() :]
+    alone = match[0].lower() in ("this", "that", "these", "those")
+    noun = _KEPT_NOUN.match(after) if alone else None
+    if noun and noun[1].isalpha() and noun[1].lower() not in _NO_NOUNS:
+        return f"{before}{match[0]}{after[: noun.end()]} ({label}){after[noun.end() :]}"
+    glue = " " if not label.isascii() or not after[:1].isalnum() else ""
+    return f"{before}{label}{glue if after[:1] and after[:1] not in '?.!,;: ?。！，' else ''}{after}"
+
+
+_NO_NOUNS = frozenset(
+    "and or at in on to with for from without by as if so when while into onto over under against safely quickly together myself "
+    "yourself work works do does mean be have has can could would should used made better faster using that which who here there now "
+    "today again off up out down away effectively at than before after because but about of home using secretly legally illegally".split()
+)
+
+
+def _across(prompt: str, pages: Sequence[_Page]) -> Iterator[Composed]:
+    """Intents that draw on several pictures: each named one put in its place, and all of them after the prompt."""
+    if len(pages) < 2:
+        return
+    by_number = {page.number: page for page in pages}
+    last = max(by_number)
+    text, end, used = "", 0, []
+    for start, stop, number in image_references(prompt):
+        page = by_number.get(last if number < 0 else number)
+        if page is not None:
+            used.append(page)
+            text += f"{prompt[end:start]}{_lowered(page.labels[0] if page.labels else page.said)}"
+            end = stop
+    if len(used) > 1:
+        lines = tuple(line for page in used for line in page.lines)
+        yield Composed(" ".join((text + prompt[end:]).split()), used[0].number, "several images", lines)
+    short = [page for page in pages if page.is_label][:8]
+    if len(short) > 1:
+        joined = " ".join(page.said for page in short)
+        lines = tuple(line for page in short for line in page.lines)
+        replaced = _pointing_replaced(prompt, joined) if prompt else ""
+        yield Composed(replaced or f"{prompt} {joined}".strip(), short[0].number, "several images", lines)

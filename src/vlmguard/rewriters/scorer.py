@@ -1,7 +1,7 @@
 """The embedded risk scorer: texts in, calibrated risk per category out. onnxruntime and tokenizers, no torch.
 
-A compact encoder (all-MiniLM-L6-v2, fine-tuned by training/risk/train.py, int8) with one head for "does this ask for harm" and
-one for the category. Long texts are read in overlapping windows and the worst window counts. docs/risk-scorer.md has the data,
+A compact encoder (all-MiniLM-L6-v2, int8) under two heads trained by training/risk/train.py: does this text ask for harm, and in
+which category. A long text is read sentence by sentence and the worst counts. docs/risk-scorer.md has the data,
 the figures and the known failures.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,15 +23,17 @@ import numpy.typing as npt
 
 from vlmguard.errors import VlmguardError
 
-LANGUAGES = frozenset({"en", "es", "de", "fr"})
-"""Those in which it was measured to be usable; a text in another is ``unjudged: language``."""
+LANGUAGES = frozenset({"en"})
+"""Those in which it was measured to be usable. A text in another is ``unjudged: language``, and flagged all the same where it
+scores high: docs/risk-scorer.md has the recall per language."""
 
-WINDOW = 110
-"""Tokens read at once; it was trained on up to 128."""
-STEP = 80
-MOST_WINDOWS = 640
-"""Of one text: about 200,000 characters. A longer text is sampled evenly over its length."""
-_BATCH = 16
+WHOLE = 62
+"""Tokens of a text that is read at once, as in training."""
+LEAST_WORDS = 8
+"""A longer text is read sentence by sentence, so that one harmful sentence is not lost among others; shorter ones together."""
+MOST_WINDOWS = 1_000
+"""Sentences of one text, about 50,000 characters. A longer text is sampled evenly over its length."""
+_SENTENCE = re.compile(r"[^.!?。！？।؟\n]+[.!?。！？।؟]*|[.!?]+")
 _LEAST = 0.01
 _RUNNER_UP = 0.2
 """How likely a category must be, as a share of the likeliest, to be named."""
@@ -40,6 +43,7 @@ _RUNNER_UP = 0.2
 class _Loaded:
     session: Any
     tokenizer: Any
+    heads: dict[str, npt.NDArray[np.float32]]
     categories: tuple[str, ...]
     scale: float
     shift: float
@@ -88,15 +92,17 @@ class EmbeddedScorer:
     def _windows(loaded: _Loaded, text: str) -> Iterator[list[int]]:
         if not text.strip():
             return
-        ids: list[int] = loaded.tokenizer.encode(text).ids
-        start, end, inner = ids[0], ids[-1], ids[1:-1]
-        if not inner:
+        whole: list[int] = loaded.tokenizer.encode(text).ids
+        if len(whole) <= WHOLE + 2:
+            yield whole
             return
-        starts = list(range(0, max(1, len(inner) - WINDOW + STEP), STEP))
-        if len(starts) > MOST_WINDOWS:
-            starts = [starts[round(at * (len(starts) - 1) / (MOST_WINDOWS - 1))] for at in range(MOST_WINDOWS)]
-        for at in starts:
-            yield [start, *inner[at : at + WINDOW], end]
+        pieces = list(_pieces(text))
+        if len(pieces) > MOST_WINDOWS:
+            pieces = [pieces[round(at * (len(pieces) - 1) / (MOST_WINDOWS - 1))] for at in range(MOST_WINDOWS)]
+        for piece in pieces:
+            start, *inner, end = loaded.tokenizer.encode(piece).ids
+            for at in range(0, max(1, len(inner)), WHOLE):
+                yield [start, *inner[at : at + WHOLE], end]
 
     def _load(self) -> _Loaded:
         with self._lock:
@@ -116,6 +122,8 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 
 def _open(folder: Path, card: dict[str, Any], threads: int) -> _Loaded:
+    import io
+
     import onnxruntime
     from tokenizers import Tokenizer
 
@@ -136,22 +144,37 @@ def _open(folder: Path, card: dict[str, Any], threads: int) -> _Loaded:
     tokenizer = Tokenizer.from_str(blobs["tokenizer.json"].decode())
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return _Loaded(session, tokenizer, tuple(card["categories"]), float(card["scale"]), float(card["shift"]))
+    with np.load(io.BytesIO(blobs["heads.npz"]), allow_pickle=False) as arrays:
+        heads = {name: arrays[name] for name in arrays.files}
+    return _Loaded(session, tokenizer, heads, tuple(card["categories"]), float(card["scale"]), float(card["shift"]))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Sentences; those of a few words together with the next."""
+    held = ""
+    for sentence in _SENTENCE.findall(text):
+        held = f"{held} {sentence.strip()}".strip()
+        if len(held.split()) >= LEAST_WORDS:
+            yield held
+            held = ""
+    if held:
+        yield held
 
 
 def _run(loaded: _Loaded, windows: list[list[int]]) -> npt.NDArray[np.float32]:
-    """(windows, 1 + categories) logits. Windows of like length go together, so that little is padding."""
-    order = sorted(range(len(windows)), key=lambda at: len(windows[at]))
-    logits = np.zeros((len(windows), 1 + len(loaded.categories)), dtype=np.float32)
-    for at in range(0, len(order), _BATCH):
-        chosen = order[at : at + _BATCH]
-        ids = np.zeros((len(chosen), max(len(windows[number]) for number in chosen)), dtype=np.int64)
-        for row, number in enumerate(chosen):
-            ids[row, : len(windows[number])] = windows[number]
-        # 0 is the padding token of this vocabulary and stands for nothing else.
-        feed = {"input_ids": ids, "attention_mask": (ids != 0).astype(np.int64)}
-        logits[chosen] = loaded.session.run(None, feed)[0]
-    return logits
+    """(windows, 1 + categories) logits. One at a time: the int8 encoder scales by what is in a batch, and a text's score must
+    not depend on its company."""
+    rows = []
+    for window in windows:
+        ids = np.array([window], dtype=np.int64)
+        found = loaded.session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+        rows.append(_heads(loaded.heads, found))
+    return np.concatenate(rows)
+
+
+def _heads(heads: dict[str, npt.NDArray[np.float32]], x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    harm = np.maximum(x @ heads["w1"] + heads["b1"], 0) @ heads["w2"] + heads["b2"]
+    return np.concatenate([harm, x @ heads["kind_w"] + heads["kind_b"]], axis=1)
 
 
 def _risks(loaded: _Loaded, row: npt.NDArray[np.float32]) -> dict[str, float]:
