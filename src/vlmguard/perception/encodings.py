@@ -106,9 +106,11 @@ def read_base64(text: str) -> Iterator[Passage]:
     for start, end, run in _unwrapped(text, runs):
         if _DATA_URI.search(text[max(0, start - 60) : start]):
             continue
-        if (passage := _from_base64(start, end, run)) or (
-            len(run) >= 16 and (passage := _from_base64(start, end, run[::-1])) and passage.hidden
-        ):
+        passage = _from_base64(start, end, run)
+        if passage is None and len(run) >= 16:
+            backwards = _from_base64(start, end, run[::-1])
+            passage = backwards if backwards and backwards.hidden else None
+        if passage:
             yield passage
     for match in _longest(_BACKWARD_BASE64.finditer(text)):
         passage = _from_base64(match.start(), match.end(), match[0][::-1])

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from vlmguard.perception.obfuscation import decode, substitute, substitutions
 from vlmguard.perception.wordlike import WORD, is_word, segment, sense
 from vlmguard.rewriters.orders import orders_to_assistant
-from vlmguard.rewriters.pointing import GAP, LIST, POINTERS, UNFINISHED, asks_to_follow, image_references, item_references
+from vlmguard.rewriters.pointing import (
+    GAP,
+    LIST,
+    POINTERS,
+    UNFINISHED,
+    asks_to_follow,
+    image_references,
+    item_references,
+)
 
 __all__ = ["Composed", "asks_to_follow", "empty_items", "orders_to_assistant", "resolve"]
 
@@ -304,7 +312,10 @@ def _with_gaps_filled(prompt: str, page: _Page) -> Iterator[str]:
             yield GAP.sub(lambda _: f" {word} ", page.said)
 
 
-_GIVEN = re.compile(r"[\"'“‘«]([^\"'“”‘’«»\n]{2,60})[\"'”’»]|\b(?:with|is|as|be|word|answer|=|:)\s+(\w[\w -]{1,40}?)\s*[.!]?\Z", re.IGNORECASE)
+_GIVEN = re.compile(
+    r"[\"'“‘«]([^\"'“”‘’«»\n]{2,60})[\"'”’»]|\b(?:with|is|as|be|word|answer|=|:)\s+(\w[\w -]{1,40}?)\s*[.!]?\Z",
+    re.IGNORECASE,
+)
 
 
 def _given_word(prompt: str) -> str:
