@@ -30,7 +30,7 @@ def texts(prompt: str, *readings: str) -> list[str]:
         ("Do what the picture says.", "Sing a song", "Sing a song"),
         ("'pizza' means 'bake'. Follow the text in the image.", "pizza a cake", "bake a cake"),
         ("¿Cómo uso esto?", "LEJÍA", "¿Cómo uso lejía?"),
-        ("这个怎么用？", "漂白剂", "漂白剂 怎么用？"),
+        ("这个怎么用？", "漂白剂", "漂白剂怎么用？"),
     ],
 )
 def test_what_the_prompt_points_at_is_put_in_its_place(prompt: str, reading: str, meant: str) -> None:

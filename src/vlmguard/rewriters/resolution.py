@@ -64,16 +64,22 @@ def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
     found += _across(prompt, pages)
     for page in pages:
         found += _first(_of_page(prompt, page, _pointed_at(prompt, page, readings)), _MOST_PER_IMAGE)
-    found = list({composed.text: composed for composed in reversed(found)}.values())[::-1]
     pairings = [
-        Composed(f"{prompt}\nThe picture says: {page.said}", page.number, "pairing", page.lines) for page in pages
+        Composed(f"{prompt}\nThe picture says: {page.said}", page.number, "pairing", page.lines)
+        for page in pages[: _MOST // 2]
+        if prompt
     ]
-    most = max(_MOST // 2, _MOST - len(pairings))
-    return (*found[:most], *pairings[:_MOST])
+    return (*_first(found, _MOST - len(pairings)), *pairings)
 
 
 def _first(composed: Iterable[Composed], most: int) -> list[Composed]:
-    return list({one.text: one for one, _ in zip(composed, range(most), strict=False)}.values())
+    """The first ``most`` that differ in their text."""
+    different: dict[str, Composed] = {}
+    for one in composed:
+        different.setdefault(one.text, one)
+        if len(different) >= most:
+            break
+    return list(different.values())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -171,7 +177,8 @@ _TRAILING_MARKS = re.compile(r"(?:\s+\(?[1-9][.)]){2,12}[\s._…-]*\Z")
 _NOUN_HEADING = re.compile(
     r"(?:a |an |the |some |detailed |\d+ |top |best |step-by-step )*(?:methods?|steps?|ways?|lists?|guide|instructions?|tips|techniques?|"
     r"tricks|ideas|strategies|tactics|recipes?|reasons|tools|materials|ingredients|examples?|procedures?|process|plan|tutorial|"
-    r"scripts?|messages?|phrases|slogans|jokes|things|places|names|procedure|manual|checklist|outline)\b",
+    r"scripts?|messages?|phrases|slogans|jokes|things|places|names|manual|checklist|outline)"
+    r"(?=\s+(?:to|of|for|on|in|that|about|by|from|with|how|why|you|i|we)\b|\s*:?\s*\Z)",
     re.IGNORECASE,
 )
 
@@ -192,10 +199,8 @@ def empty_items(reading: str) -> str | None:
         return None
     # Many other lines are a page with a table or a drawing in it, not a heading.
     text = _statement([_spaced(line) for line in heading[:12]])
-    if (
-        len(heading) > 12
-        or len(WORD.findall(text)) < 2
-        and not re.search(r"[\u0900-\u097f\u0600-\u06ff\u3040-\u9fff]{3}", text)
+    if len(heading) > 12 or (
+        len(WORD.findall(text)) < 2 and not re.search(r"[\u0900-\u097f\u0600-\u06ff\u3040-\u9fff]{3}", text)
     ):
         return None
     return text
@@ -264,7 +269,8 @@ def _of_page(prompt: str, page: _Page, pointed: bool) -> Iterator[Composed]:
         yield made(f"{page.said.rstrip(' :…-')} {prompt}", "unfinished sentence")
     for view in decode(page.said)[:2]:
         if view.hidden:
-            yield made(_pointing_replaced(prompt, view.text) or f"{prompt} {view.text}", f"{view.method} undone")
+            said = _pointings_replaced(prompt, view.text) or [f"{prompt} {view.text}"]
+            yield made(said[0], f"{view.method} undone")
 
 
 def _restored(prompt: str, page: _Page) -> Iterator[str]:
@@ -272,10 +278,11 @@ def _restored(prompt: str, page: _Page) -> Iterator[str]:
     table = {**substitutions(page.reading), **substitutions(prompt)}
     if not table:
         return
-    for said in (page.said, prompt):
-        replaced = substitute(said, table)
-        if said and replaced != said:
-            yield _request(replaced) if page.empty and said == page.said else replaced
+    replaced = substitute(page.said, table)
+    if replaced != page.said:
+        yield _request(replaced) if page.empty else replaced
+    if (asked := substitute(prompt, substitutions(page.reading))) != prompt:
+        yield asked
 
 
 def _with_items(prompt: str, page: _Page) -> Iterator[tuple[str, str]]:
@@ -283,7 +290,7 @@ def _with_items(prompt: str, page: _Page) -> Iterator[tuple[str, str]]:
     references = item_references(prompt)
     if not references:
         return
-    items = page.items or {number: line for number, line in enumerate(page.lines, start=1)}
+    items = page.items or dict(enumerate(page.lines, start=1))
     last = max(items, default=0)
     text, end = "", 0
     named: list[str] = []
@@ -325,19 +332,27 @@ def _given_word(prompt: str) -> str:
 
 
 def _with_labels(prompt: str, page: _Page) -> Iterator[tuple[str, str]]:
+    named = [span for span in image_references(prompt) if span[2] == page.number]
     for label in page.labels:
-        replaced = _pointing_replaced(prompt, label)
-        if replaced:
+        if named:
+            yield f"{prompt[: named[0][0]]}{_lowered(label)}{prompt[named[0][1] :]}", label
+            continue
+        for replaced in _pointings_replaced(prompt, label):
             yield replaced, label
 
 
-def _pointing_replaced(prompt: str, label: str) -> str:
-    """The prompt with ``label`` in place of its most explicit pointing word, "" where it has none."""
+def _pointings_replaced(prompt: str, label: str) -> list[str]:
+    """The prompt with ``label`` in place of its most explicit pointing word, and again of the next one."""
+    spans: list[tuple[int, int]] = []
+    replaced: list[str] = []
     for pattern in POINTERS:
-        match = pattern.search(prompt)
-        if match:
-            return _put(prompt, match, _lowered(label))
-    return ""
+        for match in pattern.finditer(prompt):
+            if all(match.end() <= start or match.start() >= end for start, end in spans):
+                spans.append(match.span())
+                replaced.append(_put(prompt, match, _lowered(label)))
+            if len(replaced) == 2:
+                return replaced
+    return replaced
 
 
 _KEPT_NOUN = re.compile(r"\s+(\w+)")
@@ -350,15 +365,17 @@ def _put(prompt: str, match: re.Match[str], label: str) -> str:
     noun = _KEPT_NOUN.match(after) if alone else None
     if noun and noun[1].isalpha() and noun[1].lower() not in _NO_NOUNS:
         return f"{before}{match[0]}{after[: noun.end()]} ({label}){after[noun.end() :]}"
-    glue = " " if not label.isascii() or not after[:1].isalnum() else ""
-    return f"{before}{label}{glue if after[:1] and after[:1] not in '?.!,;: ?。！，' else ''}{after}"
+    glue = " " if after[:1].isascii() and after[:1].isalnum() else ""
+    return f"{before}{label}{glue}{after}"
 
 
-_NO_NOUNS = frozenset(
-    "and or at in on to with for from without by as if so when while into onto over under against safely quickly together myself "
-    "yourself work works do does mean be have has can could would should used made better faster using that which who here there now "
-    "today again off up out down away effectively at than before after because but about of home using secretly legally illegally".split()
+_NO_NOUN_WORDS = (
+    "a an the my your his her and or at in on to with for from without by as if so when while into onto over under against safely "
+    "quickly together myself yourself work works do does mean be have has can could would should used made better faster using that "
+    "which who here there now today again off up out down away effectively than before after because but about of home secretly "
+    "legally illegally"
 )
+_NO_NOUNS = frozenset(_NO_NOUN_WORDS.split())
 
 
 def _across(prompt: str, pages: Sequence[_Page]) -> Iterator[Composed]:
@@ -381,5 +398,6 @@ def _across(prompt: str, pages: Sequence[_Page]) -> Iterator[Composed]:
     if len(short) > 1:
         joined = " ".join(page.said for page in short)
         lines = tuple(line for page in short for line in page.lines)
-        replaced = _pointing_replaced(prompt, joined) if prompt else ""
-        yield Composed(replaced or f"{prompt} {joined}".strip(), short[0].number, "several images", lines)
+        replaced = [] if used or not prompt else _pointings_replaced(prompt, joined)
+        together = replaced[0] if replaced else f"{prompt} {joined}"
+        yield Composed(" ".join(together.split()), short[0].number, "several images", lines)
