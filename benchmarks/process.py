@@ -49,7 +49,9 @@ def picture(folder: Path, number: int, rng: random.Random) -> str:
     image = Image.new("RGB", size, tuple(rng.randint(120, 255) for _ in range(3)))
     pen = ImageDraw.Draw(image)
     for line in range(rng.randint(0, 6)):
-        pen.text((10, 10 + line * 40), f"line {line} of picture {number}", fill="black", font=ImageFont.load_default(24))
+        pen.text(
+            (10, 10 + line * 40), f"line {line} of picture {number}", fill="black", font=ImageFont.load_default(24)
+        )
     name = f"{number}.jpg"
     image.save(folder / name)
     return name

@@ -13,6 +13,7 @@ from vlmguard.perception.fineprint import fine_print
 from vlmguard.perception.layout import reading_order
 from vlmguard.perception.poses import Attempt, read_regions
 from vlmguard.perception.recognition import Recogniser
+from vlmguard.perception.scripts import is_unknown_script
 from vlmguard.perception.sessions import DETECTOR, open_session, weights_path
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ _FINE_SHARE = 0.16  # of the picture, looked at in full size
 _PLAIN = 0.75  # score of a region that the sketch shows well enough
 _FINE_LINE = 8  # pixels of the near sketch: lower lines are looked at in full size, however plain
 _FAR_SIDE = 224  # the far view, for letters too large for a tile
-_FAR_LINE = 10  # pixels of the far view: lower lines are blurs there, and the sketch shows them
+_FAR_LINE = 14  # pixels of the far view: lower lines are blurs there, and the sketch shows them
 _TALL_LINE = 40  # pixels of the sketch: higher regions may be anything, so small print is looked for in them too
 _SMALLEST_SCALE = 0.25  # a picture that must be shrunk further is not read whole
-_LEGIBLE = ((2, 0.9), (4, 0.75))  # so many letters need this worth at least: texture reads as a letter or two
+_LEGIBLE = ((1, 0.97), (2, 0.9), (4, 0.75))  # so many letters need this worth: texture reads as a letter or two
 _LEGIBLE_LINE = 0.6
+_RATHER = 0.8  # a line of look-alikes is reported as unread, and from this worth on also with what it was read as
+_TOO_SMALL = 12  # pixels: a line that is not understood at this height may be in any script
 _UPRIGHT = np.tan(np.radians(15))
 
 
@@ -101,7 +104,10 @@ class TextReader:
         regions.sort(key=lambda region: -region.score * region.size[0])
         unread += [Unread("budget", _box(region.corners())) for region in regions[self._max_lines :]]
         attempts = read_regions(recogniser, pixels, regions[: self._max_lines])
-        read = _without_echoes([attempt for attempt in attempts if _legible(attempt)])
+        strange = [attempt for attempt in attempts if is_unknown_script(pixels, attempt)]
+        legible = [attempt for attempt in attempts if _legible(attempt)]
+        unread += [_unread(attempt) for attempt in strange if not _echoed(attempt, legible)]
+        read = _without_echoes([attempt for attempt in legible if attempt not in strange or attempt.worth >= _RATHER])
         order = reading_order([attempt.corners for attempt in read], [attempt.letters for attempt in read])
         return Reading(tuple(_line(read[k]) for k in order), tuple(unread))
 
@@ -145,6 +151,16 @@ class TextReader:
 def _legible(attempt: Attempt) -> bool:
     needed = next((worth for letters, worth in _LEGIBLE if attempt.letters <= letters), _LEGIBLE_LINE)
     return attempt.worth >= needed
+
+
+def _unread(attempt: Attempt) -> Unread:
+    return Unread("unreadable" if attempt.region.size[1] < _TOO_SMALL else "script", _box(attempt.corners))
+
+
+def _echoed(attempt: Attempt, legible: list[Attempt]) -> bool:
+    """Tell whether other views read what stands in the region better."""
+    better = [a for a in legible if a.worth > attempt.worth + 0.05 and attempt.region.holds(a.region)]
+    return sum(a.region.size[0] for a in better) >= 0.5 * attempt.region.size[0]
 
 
 def _without_echoes(attempts: list[Attempt]) -> list[Attempt]:

@@ -209,7 +209,7 @@ class EmbeddedRewriter:
             return text if len(sentences) < 2 else ""
         risks = self._scorer.score(sentences)
         best = max(range(len(sentences)), key=lambda index: max(risks[index].values(), default=0.0))
-        return sentences[best]
+        return str(sentences[best])
 
 
 _SENTENCE = re.compile(r"[^.!?。！？।؟\n]+[.!?。！？।؟]?")
@@ -219,7 +219,7 @@ class _Remembering:
     """A scorer that knows what it scored before: a conversation brings the same texts at every turn."""
 
     def __init__(self, scorer: RiskScorer, remembered: int = 8192) -> None:
-        self._scorer = scorer
+        self._scorer: RiskScorer = scorer
         self._known: OrderedDict[str, dict[str, float]] = OrderedDict()
         self._remembered = remembered
 
