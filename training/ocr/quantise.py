@@ -29,7 +29,44 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 SOURCE = "PP-OCRv6_rec_small.onnx"
 HEIGHT = 48
 STEM = 5  # convolutions kept in full precision: they see the pixels
-ENGLISH = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "While", "SEVEN", "animals", "wrote", "1,024", "letters", "(before", "noon)", "&", "paid", "$4.50", "for", "bread/cheese", "#7", "x+y=2", "https://a.b/c?d=e", "Müller", "niño", "leçon", "straße", "don't", "50%", "[list]", "{item}", "l33t", '"yes"', "C++"]
+ENGLISH = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "While",
+    "SEVEN",
+    "animals",
+    "wrote",
+    "1,024",
+    "letters",
+    "(before",
+    "noon)",
+    "&",
+    "paid",
+    "$4.50",
+    "for",
+    "bread/cheese",
+    "#7",
+    "x+y=2",
+    "https://a.b/c?d=e",
+    "Müller",
+    "niño",
+    "leçon",
+    "straße",
+    "don't",
+    "50%",
+    "[list]",
+    "{item}",
+    "l33t",
+    '"yes"',
+    "C++",
+]
 CHINESE = "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小么心多天而能好都然"
 
 

@@ -33,7 +33,7 @@ LEAST_WORDS = 8
 """A longer text is read sentence by sentence, so that one harmful sentence is not lost among others; shorter ones together."""
 MOST_WINDOWS = 1_000
 """Sentences of one text, about 50,000 characters. A longer text is sampled evenly over its length."""
-_SENTENCE = re.compile(r"[^.!?。！？।؟\n]+[.!?。！？।؟]*|[.!?]+")
+_BREAK = re.compile(r"(?<=[.!?؟।])\s+|(?<=[。！？])|\n+")
 _LEAST = 0.01
 _RUNNER_UP = 0.2
 """How likely a category must be, as a share of the likeliest, to be named."""
@@ -152,7 +152,7 @@ def _open(folder: Path, card: dict[str, Any], threads: int) -> _Loaded:
 def _pieces(text: str) -> Iterator[str]:
     """Sentences; those of a few words together with the next."""
     held = ""
-    for sentence in _SENTENCE.findall(text):
+    for sentence in _BREAK.split(text):
         held = f"{held} {sentence.strip()}".strip()
         if len(held.split()) >= LEAST_WORDS:
             yield held
