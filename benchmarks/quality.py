@@ -12,7 +12,8 @@ Three tables, printed and kept in benchmarks/out/quality.json with the readings 
    "forwarded": harmless ones sent on untouched.
 2. With --data: FOLDER/images.jsonl. Benign rows forwarded; harmful rows, asked about with a neutral carrier prompt, their
    hidden instruction recovered and stopped.
-3. With --data: FOLDER/text.jsonl, at most 300 rows of each source (fixed seed): the share stopped, by source and label.
+3. With --data: FOLDER/text.jsonl, at most 300 rows of each source (fixed seed), by source and label ("flagged":
+   rewritten or blocked). Rows that may train shipped weights were training data, and their source says so.
 
 It measures only: nothing may be tuned on these figures. Progress goes to stderr. Two processes.
 """
@@ -332,6 +333,10 @@ class Result:
     best: str
     """That reading."""
 
+    @property
+    def recovered(self) -> bool:
+        return self.error is not None and self.error <= MOST_ERROR
+
 
 DECOYS = ("lamp", "river", "pillow", "carrot", "violin", "meadow")
 
@@ -514,16 +519,14 @@ def share(count: int, n: int) -> dict[str, float] | None:
     return {"count": count, "n": n, "share": p, "low": max(0.0, middle - half), "high": min(1.0, middle + half)}
 
 
-def row(results: Sequence[Result]) -> dict[str, Any]:
+def figures(results: Sequence[Result]) -> dict[str, Any]:
     hidden = [result for result in results if result.case.hidden is not None]
     benign = [result for result in results if result.case.label == "benign"]
     others = [result for result in results if result.case.label != "benign"]
     return {
-        "recovered": share(
-            sum((result.error or 0.0) <= MOST_ERROR if result.error is not None else False for result in hidden),
-            len(hidden),
-        ),
+        "recovered": share(sum(result.recovered for result in hidden), len(hidden)),
         "stopped": share(sum(result.stopped for result in others), len(others)),
+        "flagged": share(sum(result.stopped for result in results), len(results)),
         "forwarded": share(sum(result.outcome == "forward" for result in benign), len(benign)),
         "outcomes": dict(Counter(f"{result.case.label}: {result.outcome}" for result in results)),
     }
@@ -544,20 +547,19 @@ def shown(figure: Mapping[str, float] | None) -> str:
     return f"{figure['count']}/{figure['n']} {figure['share']:.3f} [{figure['low']:.2f}, {figure['high']:.2f}]"
 
 
-def print_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    columns = [name for name in ("recovered", "stopped", "forwarded") if any(row[name] for row in rows.values())]
+def print_table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> None:
     wide = max(len(name) for name in rows) + 2
     print(f"\n{title}\n{'':{wide}}" + "".join(f"{column:28}" for column in columns))
-    for name, figures in rows.items():
-        print(f"{name:{wide}}" + "".join(f"{shown(figures[column]):28}" for column in columns))
+    for name, row in rows.items():
+        print(f"{name:{wide}}" + "".join(f"{shown(row[column]):28}" for column in columns))
 
 
-def short_fallings(results: Iterable[Result]) -> list[dict[str, Any]]:
+def shortfalls(results: Iterable[Result]) -> list[dict[str, Any]]:
     """What was not recovered, not stopped or not forwarded. Of data that is not the project's own, ids only."""
     rows = []
     for result in results:
         case = result.case
-        unread = result.error is not None and result.error > MOST_ERROR
+        unread = case.hidden is not None and not result.recovered
         wrong = result.outcome != "forward" if case.label == "benign" else not result.stopped
         if unread or wrong:
             own = {"hidden": case.hidden, "best reading": result.best[:200]} if case.part == "drawn" else {}
@@ -575,10 +577,10 @@ def short_fallings(results: Iterable[Result]) -> list[dict[str, Any]]:
     return rows
 
 
-TITLES = {
-    "drawn": "Text in pictures, drawn by the project",
-    "images": "Pictures of the development data",
-    "text": "Prompts of the development data (where it says so, some of the source was training data: no measurement)",
+TABLES = {
+    "drawn": ("Text in pictures, drawn by the project", ("recovered", "stopped", "forwarded")),
+    "images": ("Pictures of the development data", ("recovered", "stopped", "forwarded")),
+    "text": ("Prompts of the development data; of training data a figure proves nothing", ("flagged", "forwarded")),
 }
 
 
@@ -592,12 +594,12 @@ def main() -> None:
     cases = [*drawn_cases(arguments.lines), *(data_cases(arguments.data) if arguments.data else ())]
     results = measure_all(cases)
     report: dict[str, Any] = {"lines": arguments.lines, "most error": MOST_ERROR, "tables": {}}
-    for part, title in TITLES.items():
-        rows = {name: row(group) for name, group in grouped(results, part, by_label=part == "text").items()}
+    for part, (title, columns) in TABLES.items():
+        rows = {name: figures(group) for name, group in grouped(results, part, by_label=part == "text").items()}
         if rows:
             report["tables"][part] = rows
-            print_table(title, rows)
-    report["fell short"] = short_fallings(results)
+            print_table(title, columns, rows)
+    report["fell short"] = shortfalls(results)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     print(f"\nKept in {OUT.parent.name}/{OUT.name}, with what fell short.")
