@@ -504,7 +504,7 @@ def read_rot47(text: str) -> Iterator[Passage]:
     for match in islice(re.finditer(r"[^\n]{12,4000}", text), 60):
         for start in {0, match[0].find(": ") + 2}:
             run = match[0][start:]
-            if len(run) >= 12 and sense(run) < 0.2:
+            if len(run) >= 12 and sense(run) < 0.5:
                 said = run.translate(_ROT47)
                 if sense(said) >= 0.8 and _is_prose(said) and _is_message(said) and distinct_words(said) > 2:
                     yield Passage(match.start() + start, match.end(), said, True)

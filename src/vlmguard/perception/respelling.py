@@ -38,7 +38,9 @@ def read_apart(text: str) -> Iterator[Passage]:
         words = said.split()
         letters = sum(map(len, words))
         # Signs and titles are set wide: W E L C O M E
-        typeset = match[0].upper() == match[0] and set(re.sub(r"[^\W_]", "", match[0])) <= set(" \t\n\u00a0")
+        marks = set(re.sub(r"[^\W_]", "", match[0]))
+        acronym = marks == {"."} and len(words) == 1
+        typeset = match[0].upper() == match[0] and (marks <= set(" \t\n\u00a0") or acronym)
         about_letters = _SPELLING.search(text[max(0, match.start() - 200) : match.end() + 100])
         hidden = (
             letters >= 4
@@ -125,10 +127,13 @@ def read_leet(text: str) -> Iterator[Passage]:
     said = _with(text[start:end], [(one - start, other - start, word) for one, other, word in found])
     if short:
         start, end = _line_around(text, start, end)
-        said = re.sub(r"(?<![\w@!+])[@!+\w]{1,6}(?![\w@!+])", lambda match: _unleet_short(match[0]) or match[0],
-                      text[start : found[0][0]] + said + text[found[-1][1] : end])  # fmt: skip
+        said = text[start : found[0][0]] + said + text[found[-1][1] : end]
+        said = _BESIDE_LEET.sub(lambda match: _unleet(match[0], among_others=True) or match[0], said)
     many = spelled > 2 or (spelled > 1 and not signs <= _MISREAD)
     yield Passage(start, end, said, short and many and not (signs <= _MISREAD and said.isupper()))
+
+
+_BESIDE_LEET = re.compile(r"(?<![\w@!+$])[@!+$\w]{1,12}(?![\w@!+$])")
 
 
 def _line_around(text: str, start: int, end: int) -> tuple[int, int]:
@@ -153,13 +158,18 @@ def _with(text: str, found: list[tuple[int, int, str]]) -> str:
     return "".join(pieces) + text[end:]
 
 
-def _unleet(token: str) -> str | None:
-    """The word that a token of letters, digits and signs spells, or ``None``."""
+def _unleet(token: str, among_others: bool = False) -> str | None:
+    """The word that a token of letters, digits and signs spells, or ``None``.
+
+    ``among_others``: beside words that are spelled so, a number or a measure (``4nd``, ``70``) may be one of them.
+    """
     bare = token.rstrip("!+|")
-    if bare.isalpha() or not any(map(str.isalpha, token)) or _MEASURE.fullmatch(bare) or len(bare) < 2:
-        return None
-    if len(bare) < 3:
+    if len(bare) < 3 and (among_others or (len(bare) == 2 and any(map(str.isalpha, bare)))):
         return _unleet_short(bare)
+    if bare.isalpha() or len(bare) < 3:
+        return None
+    if not among_others and (not any(map(str.isalpha, token)) or _MEASURE.fullmatch(bare)):
+        return None
     choices = [_LEET.get(letter, letter) for letter in bare.lower()]
     readings = ("".join(letters) for letters in islice(product(*choices), 16))
     known = vocabulary()
@@ -168,11 +178,12 @@ def _unleet(token: str) -> str | None:
 
 
 def _unleet_short(token: str) -> str | None:
-    """``70`` is "to" and ``4`` is "a" beside words that are spelled so; ``2`` and ``u`` are heard."""
+    """``70`` is "to" and ``4`` is "a" beside words that are spelled so; ``2`` is heard as "to"."""
     token = token.lower()
-    heard = {"2": "to", "u": "you", "r": "are"}.get(token)
-    if heard or token.isalpha() or len(token) > 3:
-        return heard
+    if token == "2":
+        return "to"
+    if token.isalpha():
+        return None
     choices = [_LEET.get(letter, letter) for letter in token]
     return next((word for letters in product(*choices) if (word := "".join(letters)) in _SHORT), None)
 
@@ -219,6 +230,8 @@ def read_cut(text: str) -> Iterator[Passage]:
 def _honest_cut(run: str, pieces: list[str]) -> bool:
     """``re-enter``, ``e-mail``, ``T-shirt``, ``s.replace``: a prefix, a letter, or a name of a program before a mark."""
     marks = {letter for letter in run if not letter.isalpha()}
+    if marks == {"."} and run.isupper() and max(map(len, pieces)) == 1:
+        return True
     prefix = marks <= {"-"} and (pieces[0].lower() in _PREFIXES or len(pieces[-1]) == 1) and len(pieces) == 2
     return (
         prefix

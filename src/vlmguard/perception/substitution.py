@@ -126,6 +126,7 @@ _SAID = frozenset(
         "be",
     ]
 )
+_LETTER = re.compile(r"[^\W\d_]")
 _DIRECTION = re.compile(
     r"\boriginal\b|\bin either direction\b|\bswapp?(?:ed|ing)?\b|\breplac|\bsubstitut|\bsustit|\bersetz|\brempla",
     re.I,
@@ -144,7 +145,13 @@ def substitutions(prompt: str) -> Mapping[str, str]:
     back: dict[str, str] = {}
     for written, meant in (*_stated(prompt), *_tabled(prompt)):
         one, other = _clean(written), _clean(meant)
-        if not one or not other or one == other or one in _SAID or (other in _HEADINGS and one in _HEADINGS):
+        if (
+            not _LETTER.search(one)
+            or not _LETTER.search(other)
+            or one == other
+            or one in _SAID
+            or (other in _HEADINGS and one in _HEADINGS)
+        ):
             continue
         if len(table) >= _MOST_ENTRIES:
             break
