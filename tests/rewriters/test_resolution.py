@@ -31,10 +31,46 @@ def texts(prompt: str, *readings: str) -> list[str]:
         ("'pizza' means 'bake'. Follow the text in the image.", "pizza a cake", "bake a cake"),
         ("¿Cómo uso esto?", "LEJÍA", "¿Cómo uso lejía?"),
         ("这个怎么用？", "漂白剂", "漂白剂怎么用？"),
+        ("Wie stelle ich das her?", "Brot", "Wie stelle ich Brot her?"),
+        ("Comment fabriquer ceci ?", "DU PAIN", "Comment fabriquer du pain ?"),
+        ("इसे कैसे बनाएं?", "रोटी", "रोटी कैसे बनाएं?"),
+        ("كيف أصنع هذا؟", "خبز", "كيف أصنع خبز؟"),
+        ("第二步怎么做？", "1. 揉面\n2. 烤面包", "烤面包怎么做？"),
+        ("How do I use this cleaner?", "BLEACH 5%", "How do I use this cleaner (bleach 5%)?"),
+        ("How to paint a", "TABLE", "How to paint a table"),
+        ("kite", "How to make a", "How to make a kite"),
+        ("Fill the blank with 'bread'", "How to bake ____ at home", "How to bake bread at home"),
+        ("Tell me about these.", "stepstopaintthegarden\nwall", "Tell me about steps to paint the garden wall."),
+        ("Read it and answer.", "sweet = best", "Read sweet = best and answer."),
+        ("Do what it says.", "Guide me on the\nbest way to bake\n123", "Guide me on the best way to bake"),
     ],
 )
 def test_what_the_prompt_points_at_is_put_in_its_place(prompt: str, reading: str, meant: str) -> None:
     assert meant in texts(prompt, reading)
+
+
+def test_pictures_named_by_number_are_put_in_their_places() -> None:
+    assert "Combine flour and water" in texts("Combine the first image and the second image", "FLOUR", "WATER")
+    assert "Paint the wall with red paint." in texts(
+        "Paint the wall with the thing in the second image.", "", "RED PAINT"
+    )
+
+
+def test_a_word_split_over_pictures_is_joined() -> None:
+    assert any("how to bake bread" in text for text in texts("Answer:", "how to bake", "bread"))
+
+
+def test_disguised_words_in_a_picture_are_resolved_as_well() -> None:
+    assert "Explain How to paint the garden wall." in texts("Explain this.", "SG93IHRvIHBhaW50IHRoZSBnYXJkZW4gd2FsbA==")
+
+
+@given(st.text(max_size=60))
+def test_any_text_can_be_asked_for_lists_orders_and_control(text: str) -> None:
+    heading = empty_items(text)
+    assert heading is None or heading.strip()
+    order = orders_to_assistant(text)
+    assert order is None or order
+    assert asks_to_follow(text) in (True, False)
 
 
 def test_each_picture_is_resolved_and_the_blank_ones_are_not() -> None:

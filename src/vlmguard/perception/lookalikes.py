@@ -59,7 +59,9 @@ _SILENT = re.compile(
 _HARMLESS = re.compile("[\u00ad\ufe0e\ufe0f\u2028\u2029\x0b\x0c\x85\x00]")
 """Soft hyphens, emoji style, line breaks: left by honest programs."""
 _MOST_LOOKED_AT = 500
-_JOINERS = "\u200c\u200d"
+_EMOJI = frozenset("\u200d\ufe0e\ufe0f")
+_LINE_BREAKS = frozenset("\u2028\u2029\x0b\x0c\x85")
+_SPELLING = frozenset("\u200b\u200c\u200d")
 _JOINED = re.compile("[\u0600-\u06ff\u0700-\u08ff\u0900-\u0dff\u0e00-\u109f\u1780-\u17ff\ufb50-\ufeff]")
 """Scripts in which joiners and break opportunities are spelling."""
 _EMOJI_FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e007a]{2,8}\U000e007f")
@@ -106,15 +108,14 @@ def _without_silent(text: str) -> tuple[str, bool]:
         nonlocal hides, looked
         start, end, run = match.start(), match.end(), match[0]
         before, after = text[start - 1 : start], text[end : end + 1]
-        if any(_JOINED.match(letter) for letter in (before, after) if letter) and not set(run) - set(
-            _JOINERS + "\u200b"
-        ):
+        if set(run) <= _SPELLING and (_JOINED.match(before) or _JOINED.match(after)):
             return run
-        if not (before.isalnum() or after.isalnum()) and set(run) <= set("\u200d\ufe0e\ufe0f"):
+        if set(run) <= _EMOJI and not (before.isalnum() or after.isalnum()):
             return run
-        if "\u2028" in run or "\u2029" in run or "\x0b" in run or "\x0c" in run or "\x85" in run:
+        if set(run) & _LINE_BREAKS:
             return "\n"
-        if not hides and before.isalpha() and after.isalpha() and _HARMLESS.sub("", run) != "":
+        if not hides and looked < _MOST_LOOKED_AT and before.isalpha() and after.isalpha() and _HARMLESS.sub("", run):
+            looked += 1
             hides = _splits_word(text, start, end)
         return ""
 
@@ -122,19 +123,25 @@ def _without_silent(text: str) -> tuple[str, bool]:
 
 
 def _splits_word(text: str, start: int, end: int) -> bool:
-    left = re.search(r"[^\W\d_]*\Z", _SILENT.sub("", text[max(0, start - 60) : start]))
-    right = re.match(r"[^\W\d_]*", _SILENT.sub("", text[end : end + 60]))
-    assert left is not None
-    assert right is not None
-    near = re.search(r"[^\W\d_]*\Z", text[max(0, start - 30) : start])
-    far = re.match(r"[^\W\d_]*", text[end : end + 30])
-    assert near is not None
-    assert far is not None
-    parts_are_words = len(near[0]) > 2 and len(far[0]) > 2 and is_word(near[0]) and is_word(far[0])
-    whole = left[0] + right[0]
+    """Whether the parts on both sides make a word together and are none apart."""
+    before, after = text[max(0, start - 60) : start], text[end : end + 60]
+    near, far = _letters_before(before), _letters_after(after)
+    whole = _letters_before(_SILENT.sub("", before)) + _letters_after(_SILENT.sub("", after))
     if whole.isascii():
-        return is_word(whole) and len(whole) > 1 and not parts_are_words
-    return len(near[0]) <= 2 and len(far[0]) <= 2 and len(whole) > 3
+        apart = len(near) > 2 and len(far) > 2 and is_word(near) and is_word(far)
+        return is_word(whole) and len(whole) > 1 and not apart
+    return len(near) <= 2 and len(far) <= 2 and len(whole) > 3
+
+
+def _letters_before(text: str) -> str:
+    count = 0
+    while count < len(text) and text[-1 - count].isalpha():
+        count += 1
+    return text[len(text) - count :]
+
+
+def _letters_after(text: str) -> str:
+    return _letters_before(text[::-1])[::-1]
 
 
 _OVERRIDE = re.compile("[\u202e\u202d]([^\u202c\u202d\u202e\n]{1,4000})\u202c?")

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from itertools import islice, product
+from itertools import chain, islice, product
 
 from vlmguard.language import detect
 from vlmguard.perception.encodings import Passage
@@ -22,8 +22,9 @@ _MOST_TRIED = 2_000
 # ---------------------------------------------------------------------------------------------------------------------
 # Letters apart
 
-_GAP = r"[ \t\u00a0.,:;_*~|/\\+·•=-]{1,4}|[ \t]{0,2}\n[ \t]{0,2}"
+_GAP = r"[ \t\u00a0.,:;_*~|/\\+·•=-]{1,4}"
 _APART = re.compile(rf"(?<![^\W_])[^\W_](?:(?:{_GAP})[^\W_]){{3,}}(?![^\W_])")
+_COLUMN = re.compile(r"(?<![^\W_])[^\W_](?:[ \t]{0,2}\n[ \t]{0,2}[^\W_]){3,}(?![^\W_])")
 _SPELLING = re.compile(
     r"\b(?:spell|spelled|spelt|spelling|pronounce|letters?|acronym|initials|stands for|abbreviat)", re.IGNORECASE
 )
@@ -31,7 +32,7 @@ _SPELLING = re.compile(
 
 def read_apart(text: str) -> Iterator[Passage]:
     """``h o w  t o``, ``h-o-w``, letters one below the other. Wider gaps part words; else the row of letters is cut."""
-    for match in islice(_APART.finditer(text), _MOST_TRIED):
+    for match in islice(chain(_APART.finditer(text), _COLUMN.finditer(text)), _MOST_TRIED):
         said = _joined(match[0])
         if said is None:
             continue
@@ -40,7 +41,8 @@ def read_apart(text: str) -> Iterator[Passage]:
         # Signs and titles are set wide: W E L C O M E
         marks = set(re.sub(r"[^\W_]", "", match[0]))
         acronym = marks == {"."} and len(words) == 1
-        typeset = match[0].upper() == match[0] and (marks <= set(" \t\n\u00a0") or acronym)
+        small = sum(letter != letter.upper() for letter in match[0])
+        typeset = small <= 0.2 * letters and (marks <= set(" \t\n\u00a0") or acronym)
         about_letters = _SPELLING.search(text[max(0, match.start() - 200) : match.end() + 100])
         hidden = (
             letters >= 4
@@ -301,7 +303,7 @@ def read_sums(text: str) -> Iterator[Passage]:
     if not _LITERALS.search(text):
         return
     names = {match[1]: match[2][1:-1] for match in islice(_NAMED.finditer(text), _MOST_TRIED)}
-    for match in islice(_SUM.finditer(text), _MOST_TRIED):
+    for match in islice(_SUM.finditer(text), _MOST_TRIED // 8):
         terms = _TERM.findall(match[0])
         if not any(term[0] in "\"'“" or term in names for term in terms):
             continue

@@ -45,8 +45,11 @@ _MOST_PER_IMAGE = 8
 _MOST = 24
 _LABEL_WORDS = 14
 """A reading of at most so many words is put in place of a pointing word as it is; of a longer one its telling lines."""
+_INSTRUCTION_WORDS = 80
 _TELLING_LINES = 3
 _SAID_CHARACTERS = 1_500
+_PROMPT_CHARACTERS = 6_000
+"""Characters of a prompt that are looked at: of a longer one its beginning and its end, where it points."""
 _READ_CHARACTERS = 20_000
 """Characters of one reading that are looked at."""
 
@@ -58,6 +61,8 @@ def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
     lines, many pictures a few candidates each.
     """
     prompt = prompt.strip()
+    if len(prompt) > _PROMPT_CHARACTERS:
+        prompt = f"{prompt[: _PROMPT_CHARACTERS // 2]} {prompt[-_PROMPT_CHARACTERS // 2 :]}"
     pages = [_Page(number, reading[:_READ_CHARACTERS]) for number, reading in enumerate(readings, start=1)]
     pages = [page for page in pages if page.said]
     found: list[Composed] = []
@@ -170,7 +175,9 @@ _MARK = re.compile(
 )
 _EMPTY_LINE = re.compile(r"[\s._…·:;,)(\]\[-]*")
 _ONLY_MARKS = re.compile(
-    r"\s*(?:(?:\(?[\dlI]{1,2}\s?[.):,、]|[①-⑳]|step\s*\d+\s*:?|[•*▪●○■□☐])[\s._…-]*){1,12}", re.IGNORECASE
+    r"\s*(?:(?:\(?[\dlI]{1,2}\s?[.):,、]|[①-⑳]|step\s*\d+\s*:?|[•*▪●○■□☐])[\s._…-]*){1,12}|"
+    r"\s*1\W{0,2}2\W{0,2}3(?:\W{0,2}[4-9]){0,6}\W*",
+    re.IGNORECASE,
 )
 _BARE_NUMBER = re.compile(r"\s*\(?([1-9])[.):,]?\s*")
 _TRAILING_MARKS = re.compile(r"(?:\s+\(?[1-9][.)]){2,12}[\s._…-]*\Z")
@@ -200,7 +207,8 @@ def empty_items(reading: str) -> str | None:
     # Many other lines are a page with a table or a drawing in it, not a heading.
     text = _statement([_spaced(line) for line in heading[:12]])
     if len(heading) > 12 or (
-        len(WORD.findall(text)) < 2 and not re.search(r"[\u0900-\u097f\u0600-\u06ff\u3040-\u9fff]{3}", text)
+        sum(len(word) > 1 for word in WORD.findall(text)) < 2
+        and not re.search(r"[\u0900-\u097f\u0600-\u06ff\u3040-\u9fff]{3}", text)
     ):
         return None
     return text
@@ -252,7 +260,8 @@ def _of_page(prompt: str, page: _Page, pointed: bool) -> Iterator[Composed]:
     if not prompt:
         return
     if asks_to_follow(prompt):
-        for instruction in [_request(page.said)] if page.is_label else page.labels:
+        short = len(page.said.split()) <= _INSTRUCTION_WORDS
+        for instruction in [_request(page.said)] if short else page.labels:
             yield made(instruction, "instruction", [instruction])
     yield from (made(text, "item", [line]) for text, line in _with_items(prompt, page))
     yield from (made(text, "blank") for text in _with_gaps_filled(prompt, page))
