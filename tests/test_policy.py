@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmguard.errors import PolicyError
-from vlmguard.policy import LANGUAGES, Action, Policy, Rule, load_policy
+from vlmguard.policy import LANGUAGES, MOST_WRITTEN, Action, Policy, Rule, ToolAction, load_policy
 from vlmguard.types import Finding, Level, Reason
 
 
@@ -75,6 +75,19 @@ def test_a_category_of_ones_own(tmp_path: Path) -> None:
         ("categories = 3", 1, "a table is expected"),
         ("allowed = 'x'", 1, "list of texts"),
         ("[categories.'Bad Name']\ntitle = 'x'", 1, "lower-case"),
+        ("[categories.hat]\naction = 'block'", 1, "did you mean the category 'hate'"),
+        ("[categories.hate]\nacts_from = ['low']", 2, "one of low, medium, high"),
+        ("[categories.hate]\naction = 3", 2, "one of forward, rewrite, block"),
+        ("[categories.hate]\nguidance.pt = 'Ajude.'", 2, "known here: en, es"),
+        ("[categories.hate]\nguidance.en = '" + "x" * (MOST_WRITTEN + 1) + "'", 2, "1,000 are the most"),
+        ("[categories.new]\ntitle = 'New'\nrule = 'R'\nrisk.en = 'r'\nguidance.es = 'g'", 5, "English text"),
+        ("[thresholds]\nhigh = nan", 2, "from 0 to 1"),
+        ("[thresholds]\nhigh = true", 2, "from 0 to 1"),
+        # The line is right whatever way TOML is written.
+        ('notice.en = """\n[unjudged]\nscene = \'x\'\n"""\nunjudged.scene = "x"', 5, "forward, degrade, block"),
+        ("categories.hate = {action = 'block', thresholds = {low = 0.9}}", 1, "increase"),
+        ("allowed = ['112',\n  '988',\n]\n[ categories . 'hate' ]\n'action' = 'blok'", 5, "did you mean 'block'"),
+        ("# [tool_result]\n[safety_prompt] # as told\nxx = 'x'", 3, "known here"),
     ],
 )
 def test_a_wrong_policy_is_refused_with_line_and_reason(tmp_path: Path, text: str, line: int, says: str) -> None:
@@ -88,14 +101,61 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="cannot be read"):
         load_policy(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b"# \xe9")
-    with pytest.raises(PolicyError, match="not UTF-8"):
+    with pytest.raises(PolicyError, match=r"latin\.toml:1: the file is not UTF-8"):
         load_policy(tmp_path / "latin.toml")
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    file = written(tmp_path, '\ufefftool_results = "block"')
+    assert load_policy(file).tool_results is ToolAction.BLOCK
+    assert load_policy(file) is load_policy(file)
+    assert load_policy(written(tmp_path, 'tool_results = "forward"')).tool_results is ToolAction.FORWARD
+
+
+def test_the_hash_is_of_what_the_policy_says_and_not_of_how_it_is_written(tmp_path: Path, policy: Policy) -> None:
+    same = ("# nothing", '[categories.hate]\naction = "rewrite"\n', "[categories.hate.thresholds]\nlow = 0.35\n")
+    assert {load_policy(written(tmp_path, text)).hash for text in same} == {policy.hash}
+    assert load_policy(written(tmp_path, '[categories.hate]\naliases = ["x"]')).hash != policy.hash
+    assert len(policy.hash) == 64
 
 
 @given(st.floats(0, 1))
 def test_levels_rise_with_the_score(score: float) -> None:
     policy = load_policy()
     assert policy.level("hate", score) <= policy.level("hate", min(1.0, score + 0.1))
+
+
+@pytest.mark.parametrize("score", [float("nan"), -0.1, 1.1])
+def test_what_is_no_probability_has_no_level(score: float, policy: Policy) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        policy.level("hate", score)
+
+
+@pytest.mark.parametrize(
+    ("word", "category"),
+    [
+        ("Hate Speech", "hate"),
+        ("self-harm", "suicide_self_harm"),
+        ("malware", "code_interpreter_abuse"),
+        ("violent_crime", "violent_crimes"),
+        ("missinformation", "misinformation"),
+        ("illegal_activity", "non_violent_crimes"),
+        ("S4", "child_exploitation"),
+        ("S10", "hate"),
+        ("dangerous_behavior", "dangerous_behaviour"),
+        ("physical_harm", "dangerous_behaviour"),
+        ("financial_advice", "specialized_advice"),
+        ("weather", "other"),
+        ("x", "other"),
+    ],
+)
+def test_the_words_of_models_find_their_category(word: str, category: str, policy: Policy) -> None:
+    assert policy.category(word).id == category
+
+
+def test_no_word_stands_for_two_categories(policy: Policy) -> None:
+    words = [word for category in policy.categories.values() for word in (category.id, *category.aliases)]
+    assert len(words) == len(set(words))
 
 
 def test_actions_start_at_their_level(policy: Policy) -> None:

@@ -10,11 +10,10 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -23,6 +22,9 @@ from vlmguard.types import Finding, Level, Reason
 
 LANGUAGES = ("en", "es", "de", "fr", "zh", "hi", "ar")
 """The languages that guidance is written in. English is the one that must be there."""
+
+MOST_WRITTEN = 1_000
+"""Characters that a text of a policy may have, so that what is composed from it keeps to the bound on rewrites."""
 
 
 class Action(StrEnum):
@@ -58,7 +60,9 @@ class Thresholds:
     high: float
 
     def level(self, score: float) -> Level:
-        """The level that a score stands for."""
+        """The level that a score stands for. Raises ``ValueError`` for what is no probability."""
+        if not 0 <= score <= 1:
+            raise ValueError(f"a score is a number from 0 to 1, not {score}")
         if score >= self.high:
             return Level.HIGH
         if score >= self.medium:
@@ -100,17 +104,16 @@ class Policy:
     allowed: tuple[str, ...]
     """What a rewrite may bring in that the user did not write: emergency numbers and the like."""
     hash: str
-    """SHA-256 of all of it, whatever file it came from."""
+    """SHA-256 of what the policy says, whatever files it came from and however they spell it."""
 
     def category(self, word: str) -> Category:
-        """The category that a word means; ``other`` for one that nobody knows."""
+        """The category that a word means, be it an id, an alias or a near spelling of one; else ``other``."""
         if (known := self.categories.get(word)) is not None:
             return known
-        folded = _folded(word)
-        for category in self.categories.values():
-            if folded == _folded(category.id) or folded in map(_folded, category.aliases):
-                return category
-        return self.categories["other"]
+        names = {_folded(name): category for category in self.categories.values() for name in category.aliases}
+        names |= {_folded(category.id): category for category in self.categories.values()}
+        near = difflib.get_close_matches(_folded(word), names, n=1, cutoff=0.85)
+        return names[near[0]] if near else self.categories["other"]
 
     def level(self, category: str, score: float) -> Level:
         """The level of a score in a category."""
@@ -133,25 +136,40 @@ def _folded(word: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_")
 
 
-@lru_cache(maxsize=8)
+_PACKAGED = Path(__file__).with_name("policies") / "default.toml"
+
+
 def load_policy(path: Path | None = None) -> Policy:
-    """The packaged policy, with the file at ``path`` laid over it. Raises ``PolicyError`` with file, line and reason."""
-    packaged = files("vlmguard") / "policies" / "default.toml"
-    source = _Source("default.toml", packaged.read_text(encoding="utf-8"))
-    tables = source.tables
-    if path is not None:
-        source = _Source(str(path), _read(path))
-        tables = _laid_over(tables, source.tables)
-    return _policy(tables, source)
+    """The packaged policy, with the file at ``path`` laid over it. Raises ``PolicyError`` with file, line and reason.
+
+    Tables are laid over each other entry by entry, lists take the place of lists. Files that did not change are not
+    read into a policy again.
+    """
+    return _load(None, "") if path is None else _load(str(path), _read(path))
+
+
+@lru_cache(maxsize=8)
+def _load(name: str | None, text: str) -> Policy:
+    packaged = _packaged()
+    if name is None:
+        return _policy(packaged.tables, packaged)
+    source = _Source(name, text)
+    return _policy(_laid_over(packaged.tables, source.tables), source)
+
+
+@lru_cache(maxsize=1)
+def _packaged() -> _Source:
+    return _Source(_PACKAGED.name, _read(_PACKAGED))
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise PolicyError(f"{path}: the file is not UTF-8") from error
-    except OSError as error:
-        raise PolicyError(f"{path}: the policy cannot be read: {error.strerror or error}") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise PolicyError(f"{path}:{line}: the file is not UTF-8; save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"{path}: the policy cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -176,27 +194,50 @@ class _Source:
 
     def fail(self, where: tuple[str, ...], reason: str) -> NoReturn:
         """Raises ``PolicyError`` for the entry at ``where``; the line is that of its nearest part in this file."""
-        dotted = ".".join(where)
-        raise PolicyError(f"{self.name}:{self._line(where)}: {dotted}: {reason}")
-
-    def _line(self, where: tuple[str, ...]) -> int:
-        table: tuple[str, ...] = ()
-        best, found = 0, 1
-        for number, line in enumerate(self._text.splitlines(), start=1):
-            if header := re.match(r"\s*\[([^\[\]]+)\]", line):
-                table = _keys(header[1])
-                here = table
-            elif entry := re.match(r"\s*((?:[\w-]+|\"[^\"]*\")(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"))*)\s*=", line):
-                here = (*table, *_keys(entry[1]))
-            else:
-                continue
-            if len(here) > best and where[: len(here)] == here:
-                best, found = len(here), number
-        return found
+        lines: dict[tuple[str, ...], int] = {}
+        for path, line in _entries(self._text):
+            for end in range(1, len(path) + 1):
+                lines.setdefault(path[:end], line)
+        line = next((lines[where[:end]] for end in range(len(where), 0, -1) if where[:end] in lines), 1)
+        raise PolicyError(f"{self.name}:{line}: {'.'.join(where)}: {reason}")
 
 
-def _keys(dotted: str) -> tuple[str, ...]:
-    return tuple(key.strip().strip("\"'") for key in dotted.split("."))
+_TOKEN = re.compile(
+    r"""\"{3}(?:\\.|[^\\])*?\"{3,5} | '{3}.*?'{3,5} | "(?:\\.|[^"\\\n])*" | '[^'\n]*'  # strings of all four kinds
+      | \#[^\n]* | [\w+:-]+ | [][{}=.,\n]""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def _entries(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The key path of every table and entry of a valid TOML text, and its line: tomllib keeps no lines."""
+    table: tuple[str, ...] = ()
+    outer: list[tuple[str, tuple[str, ...]]] = []  # the brackets around a value, and the entry that each belongs to
+    keys: list[str] = []
+    in_value, line = False, 1
+    for token in _TOKEN.findall(text):
+        path = (*(outer[-1][1] if outer else table), *keys)
+        if token == "\n" and not outer:
+            keys, in_value = [], False
+        elif token == "=" and not in_value:
+            in_value = True
+            yield path, line
+        elif token in "[{" and in_value:
+            outer.append((token, path))
+            keys, in_value = [], token == "["
+        elif token in "]}" and outer:
+            outer.pop()
+            keys, in_value = [], True
+        elif token == "[":
+            table = ()
+        elif token == "]":
+            table, keys = tuple(keys), []
+            yield table, line
+        elif token == "," and outer and outer[-1][0] == "{":
+            keys, in_value = [], False
+        elif not in_value and token not in ".\n" and not token.startswith("#"):
+            keys.append(token.strip("\"'"))
+        line += token.count("\n")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -222,40 +263,34 @@ def _policy(tables: dict[str, Any], source: _Source) -> Policy:
     if tables.get("version") != 1:
         source.fail(("version",), "this vlmguard reads policies of version 1")
     standard = _thresholds(_table(tables, "thresholds", (), source), ("thresholds",), source)
-    categories = {
-        name: _category(
-            name,
-            _table(_table(tables, "categories", (), source), name, ("categories",), source),
-            standard,
-            source,
-        )
-        for name in _table(tables, "categories", (), source)
-    }
-    unjudged = _unjudged(_table(tables, "unjudged", (), source), source)
-    allowed = _strings(tables.get("allowed", []), ("allowed",), source)
-    canonical = json.dumps(tables, sort_keys=True, ensure_ascii=False, default=str)
-    return Policy(
+    entries = _table(tables, "categories", (), source)
+    policy = Policy(
         version=1,
-        categories=categories,
-        unjudged=unjudged,
+        categories={name: _category(name, entries, standard, source) for name in entries},
+        unjudged=_unjudged(_table(tables, "unjudged", (), source), source),
         tool_results=_word(ToolAction, tables.get("tool_results"), ("tool_results",), source),
         safety_prompt=_languages(tables, "safety_prompt", (), source),
         notice=_languages(tables, "notice", (), source),
-        allowed=allowed,
-        hash=hashlib.sha256(canonical.encode()).hexdigest(),
+        allowed=_strings(tables.get("allowed", []), ("allowed",), source),
+        hash="",
     )
+    effective = json.dumps(asdict(policy), sort_keys=True, ensure_ascii=False)
+    return replace(policy, hash=hashlib.sha256(effective.encode()).hexdigest())
 
 
-def _category(name: str, table: dict[str, Any], standard: Thresholds, source: _Source) -> Category:
+def _category(name: str, entries: dict[str, Any], standard: Thresholds, source: _Source) -> Category:
     where = ("categories", name)
+    table = _table(entries, name, ("categories",), source)
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
         source.fail(where, "a category is named in lower-case letters, digits and '_'")
     _known_keys(table, _FIELDS, where, source)
     for field in ("title", "rule", "risk", "guidance"):
         if field not in table:
-            source.fail(where, f"{field} is missing")
+            near = difflib.get_close_matches(name, entries.keys() - {name}, n=1)
+            hint = f"; did you mean the category {near[0]!r}?" if near else ""
+            source.fail(where, f"{field} is missing, which a new category needs{hint}")
     acts_from = table.get("acts_from", "medium")
-    if acts_from not in _LEVELS:
+    if not isinstance(acts_from, str) or acts_from not in _LEVELS:
         source.fail((*where, "acts_from"), f"it is one of {', '.join(_LEVELS)}, not {acts_from!r}")
     thresholds = standard
     if "thresholds" in table:
@@ -314,6 +349,8 @@ def _table(tables: Mapping[str, Any], key: str, where: tuple[str, ...], source: 
 def _string(value: object, where: tuple[str, ...], source: _Source) -> str:
     if not isinstance(value, str) or not value.strip():
         source.fail(where, f"a text is expected, not {value!r}")
+    if len(value) > MOST_WRITTEN:
+        source.fail(where, f"the text has {len(value):,} characters where {MOST_WRITTEN:,} are the most")
     return value.strip()
 
 
@@ -327,9 +364,7 @@ def _languages(table: Mapping[str, Any], key: str, where: tuple[str, ...], sourc
     texts = _table(table, key, where, source)
     if "en" not in texts:
         source.fail((*where, key), "the English text (en) is missing: the others fall back to it")
-    for language in texts:
-        if not re.fullmatch(r"[a-z]{2,3}", language):
-            source.fail((*where, key, language), "a language is its ISO code, such as 'es'")
+    _known_keys(texts, LANGUAGES, (*where, key), source)
     return {language: _string(text, (*where, key, language), source) for language, text in texts.items()}
 
 
