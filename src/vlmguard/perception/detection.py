@@ -29,6 +29,10 @@ _CONTEXT = 32  # what a tile sees beyond its own part
 _LIT = 0.3
 _SURE = 0.45
 _GROWTH = 1.6
+_SQUARISH = 1.5
+_SAME_VIEW = 0.75  # share of the longer one that two views of one line have in common
+_VIEWS_DIFFER = 2.5  # how much taller one view's box may be
+_PIECES_DIFFER = 1.6
 _SAME_ANGLE = 0.12  # sine of the angle between two pieces of a line
 _SAME_LINE = 0.35  # of the height: how far the middle of a piece may lie off its line
 _NEIGHBOURHOOD = 31  # of the even light, in pixels of the sketch: wider than a letter
@@ -48,6 +52,11 @@ class Region:
     score: float
     """Mean of the detector's map inside, 0..1."""
 
+    @property
+    def is_squarish(self) -> bool:
+        """Whether it may hold a letter or two, so that its longer side says nothing about its direction."""
+        return self.size[0] < _SQUARISH * self.size[1]
+
     def corners(self, turn: int = 0, mirrored: bool = False) -> Quad:
         """Corner points from the text's own top-left on, if it is turned by `turn` quarters from `angle`."""
         along = np.array([np.cos(self.angle), np.sin(self.angle)]) * self.size[0] / 2
@@ -62,23 +71,36 @@ class Region:
 
     def holds(self, other: "Region") -> bool:
         """Tell whether the other one's centre lies in this one."""
-        x, y = other.centre[0] - self.centre[0], other.centre[1] - self.centre[1]
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
-        return bool(abs(x * cos + y * sin) * 2 <= self.size[0] and abs(y * cos - x * sin) * 2 <= self.size[1])
+        along, across = self._offset(other)
+        return abs(along) * 2 <= self.size[0] and abs(across) * 2 <= self.size[1]
 
     def joined(self, other: "Region") -> "Region | None":
-        """One region over both if they are pieces of one line that touch or overlap, else None."""
-        if not 0.6 < other.size[1] / self.size[1] < 1.6 or abs(np.sin(self.angle - other.angle)) > _SAME_ANGLE:
+        """One region over both if they are pieces of one line that touch, or views of one line, else None."""
+        along, across = self._offset(other)
+        overlap = (self.size[0] + other.size[0]) / 2 - abs(along)
+        taller = max(self.size[1], other.size[1]) / min(self.size[1], other.size[1])
+        same_view = overlap >= _SAME_VIEW * max(self.size[0], other.size[0])
+        if overlap <= 0 or taller > (_VIEWS_DIFFER if same_view else _PIECES_DIFFER):
             return None
+        if abs(np.sin(self.angle - other.angle)) > _SAME_ANGLE or abs(across) > _SAME_LINE * self.size[1]:
+            return None
+        if same_view and other.size[1] < self.size[1]:
+            return other._over(self)  # a coarser view only draws its box larger
+        return self._over(other)
+
+    def _offset(self, other: "Region") -> tuple[float, float]:
+        """Where the other one's centre lies along and across this line."""
         cos, sin = float(np.cos(self.angle)), float(np.sin(self.angle))
         x, y = other.centre[0] - self.centre[0], other.centre[1] - self.centre[1]
-        along, across = x * cos + y * sin, y * cos - x * sin
-        if abs(across) > _SAME_LINE * self.size[1] or abs(along) > (self.size[0] + other.size[0]) / 2:
-            return None
+        return x * cos + y * sin, y * cos - x * sin
+
+    def _over(self, other: "Region") -> "Region":
+        """This line, long enough to reach over the other one."""
+        along, _ = self._offset(other)
         start = min(-self.size[0] / 2, along - other.size[0] / 2)
         end = max(self.size[0] / 2, along + other.size[0] / 2)
-        middle = (start + end) / 2
-        centre = (self.centre[0] + middle * cos, self.centre[1] + middle * sin)
+        x, y = np.cos(self.angle) * (start + end) / 2, np.sin(self.angle) * (start + end) / 2
+        centre = (self.centre[0] + float(x), self.centre[1] + float(y))
         return Region(centre, (end - start, self.size[1]), self.angle, max(self.score, other.score))
 
 
@@ -160,7 +182,7 @@ def regions_of(heat: Heat, scale: float) -> list[Region]:
             continue
         if along < across:
             along, across, degrees = across, along, degrees + 90
-        if along < 1.5 * across and abs((degrees + 90) % 180 - 90) > 45:
+        if along < _SQUARISH * across and abs((degrees + 90) % 180 - 90) > 45:
             along, across, degrees = across, along, degrees + 90
         growth = _GROWTH * along * across / (along + across)
         size = ((along + growth) / scale, (across + growth) / scale)

@@ -37,6 +37,7 @@ _SMALLEST_SCALE = 0.25  # a picture that must be shrunk further is not read whol
 _LEGIBLE = ((1, 0.97), (2, 0.9), (4, 0.75))  # so many letters need this worth: texture reads as a letter or two
 _LEGIBLE_LINE = 0.6
 _RATHER = 0.8  # a line of look-alikes is reported as unread, and from this worth on also with what it was read as
+_ECHO = 0.3  # of a line's height: what is lower and stands in it is a line of its own
 _TOO_SMALL = 12  # pixels: a line that is not understood at this height may be in any script
 _UPRIGHT = np.tan(np.radians(15))
 
@@ -164,23 +165,25 @@ def _echoed(attempt: Attempt, legible: list[Attempt]) -> bool:
 
 
 def _without_echoes(attempts: list[Attempt]) -> list[Attempt]:
-    """Drop what another view showed better: pieces of a line that was read whole, blocks whose lines were read."""
+    """Drop what another view showed better: blocks whose lines were read, then pieces of a line that was read whole."""
+
+    def is_block(block: Attempt) -> bool:
+        low = [a for a in attempts if a.region.size[1] < 0.6 * block.region.size[1]]
+        return sum(line.letters for line in low if block.region.holds(line.region)) > block.letters
+
+    lines = [attempt for attempt in attempts if not is_block(attempt)]
 
     def is_echo(piece: Attempt) -> bool:
         return any(
             whole is not piece
             and whole.region.holds(piece.region)
             and piece.region.size[0] < whole.region.size[0]
-            and piece.region.size[1] >= 0.4 * whole.region.size[1]
+            and piece.region.size[1] >= _ECHO * whole.region.size[1]
             and piece.worth <= whole.worth + 0.05
-            for whole in attempts
+            for whole in lines
         )
 
-    def is_block(block: Attempt) -> bool:
-        inside = [a for a in attempts if a.region.size[1] < 0.6 * block.region.size[1] and block.region.holds(a.region)]
-        return sum(line.letters for line in inside) > block.letters
-
-    return [attempt for attempt in attempts if not is_echo(attempt) and not is_block(attempt)]
+    return [line for line in lines if not is_echo(line)]
 
 
 def _line(attempt: Attempt) -> Line:

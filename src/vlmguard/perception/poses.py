@@ -15,7 +15,6 @@ _PROBES = 6  # doubtful lines that are read in every pose before the picture's p
 _HOPELESS = 0.25  # below, a second reading is not worth its time
 _SEARCHED = 32  # doubtful lines of a picture that are read in every pose
 _FAVOUR = 0.08  # confidence that the pose of the picture's sure lines is worth
-_SQUARISH = 1.5
 _LOOSE = 0.75  # a box whose ink fills less of its height is drawn tighter before its second reading
 _SPARSE = 0.4  # letters per stretch as long as the line is high; fewer is no text, however sure the network is
 
@@ -73,7 +72,7 @@ def read_regions(recogniser: Recogniser, pixels: Pixels, regions: list[Region]) 
 
 def _read_again(recogniser: Recogniser, pixels: Pixels, best: list[Attempt]) -> list[Attempt]:
     """Read doubtful lines once more: in a tighter box, with all their columns, in full precision."""
-    doubtful = [k for k in range(len(best)) if _HOPELESS < best[k].worth < _SURE]
+    doubtful = [k for k in range(len(best)) if _HOPELESS < best[k].worth < _SURE and not best[k].region.is_squarish]
     closer = [replace(best[k], region=_tight(pixels, best[k].region)) for k in doubtful]
     cuts = [cut_out(pixels, attempt.corners, squeeze=1.0) for attempt in closer]
     second = [replace(a, read=read) for a, read in zip(closer, recogniser.read(cuts, carefully=True), strict=True)]
@@ -107,9 +106,10 @@ def _search(
 
 
 def _poses(region: Region) -> list[Pose]:
-    """All but the pose as it stands."""
-    quarters = (0, 1, 2, 3) if region.size[0] < _SQUARISH * region.size[1] else (0, 2)
-    return [(turn, mirrored) for turn in quarters for mirrored in (False, True) if turn or mirrored]
+    """All but the pose as it stands. A letter or two may stand on any side, but mirrored they tell nothing."""
+    if region.is_squarish:
+        return [(1, False), (2, False), (3, False)]
+    return [(0, True), (2, False), (2, True)]
 
 
 def _tried(recogniser: Recogniser, pixels: Pixels, tasks: Iterable[tuple[Region, Pose]]) -> list[Attempt]:
@@ -132,7 +132,7 @@ def _pose_in(region: Region, frame: tuple[int, bool]) -> Pose:
     """The pose of a region that reads in a frame's direction, as far as its longer side allows."""
     quarter, mirrored = frame
     turn = (quarter - round(region.angle / (np.pi / 2)) + (2 if mirrored else 0)) % 4
-    if turn % 2 and region.size[0] >= _SQUARISH * region.size[1]:
+    if turn % 2 and not region.is_squarish:
         turn = 0
     return turn, mirrored
 
