@@ -13,7 +13,7 @@ from vlmguard.perception.fineprint import fine_print
 from vlmguard.perception.layout import reading_order
 from vlmguard.perception.poses import Attempt, read_regions
 from vlmguard.perception.recognition import Recogniser
-from vlmguard.perception.scripts import is_unknown_script
+from vlmguard.perception.scripts import unknown_scripts
 from vlmguard.perception.sessions import DETECTOR, open_session, weights_path
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class TextReader:
         regions.sort(key=lambda region: -region.score * region.size[0])
         unread += [Unread("budget", _box(region.corners())) for region in regions[self._max_lines :]]
         attempts = read_regions(recogniser, pixels, regions[: self._max_lines])
-        strange = [attempt for attempt in attempts if is_unknown_script(pixels, attempt)]
+        strange = unknown_scripts(pixels, attempts)
         legible = [attempt for attempt in attempts if _legible(attempt)]
         unread += [_unread(attempt) for attempt in strange if not _echoed(attempt, legible)]
         read = _without_echoes([attempt for attempt in legible if attempt not in strange or attempt.worth >= _RATHER])
@@ -180,6 +180,7 @@ def _without_echoes(attempts: list[Attempt]) -> list[Attempt]:
             and piece.region.size[0] < whole.region.size[0]
             and piece.region.size[1] >= _ECHO * whole.region.size[1]
             and piece.worth <= whole.worth + 0.05
+            and piece.letters <= whole.letters
             for whole in lines
         )
 
