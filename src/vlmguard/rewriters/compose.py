@@ -12,19 +12,34 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 
 from vlmguard import trace
 from vlmguard.policy import Policy
 from vlmguard.types import Finding, Modality
 
 MOST_QUOTED = 160
-"""Characters of dangerous words that are quoted."""
+"""Characters that are quoted of words in a picture, or of a text too long to quote whole."""
+MOST_REQUESTED = 320
+"""Characters of a request that is quoted whole. Of a longer one only the part that carries the risk is."""
 
+_READ = 4 * MOST_REQUESTED
+"""Characters that are looked at to find those to quote."""
 _UNQUOTABLE = re.compile(
-    r"https?://\S+|www\.\S+|[\w.+-]+@[\w-]+\.[\w.-]+|\+?\d[\d ()/-]{6,}\d|`{3,}|</?[a-z_|]+[^>\s]*/?>|<\|[^|>]*\|>",
-    re.IGNORECASE,
+    r"""\b[a-z][a-z0-9+.-]{1,15}://\S+ | www\.\S+              # web addresses
+      | (?<![\w.+-])[\w.+-]++@[\w-]+\.[\w.-]+                  # mail addresses
+      | \+?\d[\d\ ()/-]{6,}\d | \d{2,4}(?:\.\d{2,4}){2,}       # numbers to call
+      | \d+(?:\.\d+){3,}                                      # addresses of machines
+      | `{3,} | </?[a-z_|]+[^<>]{0,80}> | <\|[^|>]{0,40}\|> | \[/?inst\] | <</?sys>>
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
+_EMPTY_ITEMS = re.compile(r"(?:(?:\s*\b\d{1,2}[.):]){2,}|\s1\W?2\W?3(?:\W?[4-9])*\W?)\s*\Z")
+"""The numbers of a list left to be filled in, also read as one ("123"): quoted, they would ask for it again."""
+_MARKS = str.maketrans(dict.fromkeys("“”„‟«»「」『』", "'"))
+"""Quotation marks inside a quotation would end it."""
+_JOINERS = "\u200c\u200d"
+"""Invisible letters that Hindi, Persian and emoji are spelled with; no other invisible one is quoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,60 +77,89 @@ class Composition:
 @lru_cache(maxsize=1)
 def _phrases() -> Mapping[str, Mapping[str, str]]:
     phrases: dict[str, dict[str, str]] = tomllib.loads(
-        (files("vlmguard.rewriters") / "phrases.toml").read_text(encoding="utf-8")
+        Path(__file__).with_name("phrases.toml").read_text(encoding="utf-8")
     )
     return phrases
-
-
-def _frames(language: str) -> Mapping[str, str]:
-    phrases = _phrases()
-    return phrases.get(language) or phrases["en"]
 
 
 def compose(situation: Situation, policy: Policy, language: str) -> Composition:
     """The refined prompt for a situation whose finding has a category. ``language`` falls back to English."""
     category = policy.category(situation.finding.category or "other")
-    frames = _frames(language)
-    slots = {
-        "risk": policy.say(category.risk, language),
-        "guidance": policy.say(category.guidance, language),
-        "quote": quoted(_risky_words(situation)),
-        "seen": quoted(situation.orders or _words_of(situation)),
-        "source": _picture(situation, frames),
-    }
-    kind = "orders" if situation.orders else situation.modality.value
-    note = frames[kind].format(**slots)
-    parts = [note] if kind == "text" else [situation.prompt.strip() or frames["alone"].format(**slots), note]
-    if situation.hidden and kind == "text":
-        parts.append(frames["hidden"].format(hidden=quoted(situation.hidden)))
-    return Composition(_analysis(situation, category.title.lower()), "\n\n".join(parts).strip())
+    language = language if language in _phrases() else "en"
+    frames = _phrases()[language]
+    frame = _frame(situation)
+    source = _picture(situation, frames)
+    note = frames.get(f"{frame}_{category.id}", frames[frame]).format(
+        risk=policy.say(category.risk, language),
+        guidance=policy.say(category.guidance, language),
+        quote=_request(situation),
+        seen=quoted(_words_in_picture(situation)),
+        source=source,
+    )
+    analysis = _analysis(situation, frame, category.title.lower())
+    if frame.startswith("text"):
+        return Composition(analysis, note)
+    prompt = situation.prompt.strip() or frames["alone"].format(source=source)
+    return Composition(analysis, f"{prompt}\n\n{note}")
 
 
-def quoted(text: str) -> str:
-    """Words as data: on one line, cut to length, without addresses, numbers to call, code fences and tags."""
-    text = _UNQUOTABLE.sub("…", text.replace("\x00", " "))
-    text = " ".join(trace.escape(text).replace("“", "'").replace("”", "'").split())
-    return text if len(text) <= MOST_QUOTED else text[: MOST_QUOTED - 1].rstrip() + "…"
+def quoted(text: str, most: int = MOST_QUOTED) -> str:
+    """Words as data: on one line, cut to ``most``, without addresses, numbers to call, code fences, tags and marks."""
+    text = " ".join(text[: 4 * _READ].split())[:_READ].translate(_MARKS)
+    text = "".join(letter for letter in text if letter.isprintable() or letter in _JOINERS)
+    text = " ".join(trace.escape(_EMPTY_ITEMS.sub("", _UNQUOTABLE.sub("…", text))).split())
+    if len(text) <= most:
+        return text
+    cut = text[: most - 1]
+    whole = cut[: cut.rfind(" ")] if " " in cut[most // 2 :] else cut
+    return whole.rstrip() + "…"
 
 
 def neutralise_tool_result(text: str, policy: Policy, language: str) -> str:
-    """A tool's result, whole, marked as data that gives no orders."""
+    """A tool's result, whole, marked as data that gives no orders.
+
+    Every line carries a mark of its own, since a mark at the end alone could be written by the tool too.
+    """
     del policy  # the wording is the same under every policy
-    frames = _frames(language)
-    return f"{frames['tool']}\n{text}\n{frames['tool_end']}"
+    frames = _phrases().get(language) or _phrases()["en"]
+    lines = "\n".join(f"> {line}" for line in text.splitlines())
+    return f"{frames['tool']}\n{lines}\n{frames['tool_end']}"
 
 
-def _risky_words(situation: Situation) -> str:
-    if len(situation.prompt) > MOST_QUOTED and situation.risky and not situation.hidden:
-        return situation.risky
-    return situation.prompt
+def _frame(situation: Situation) -> str:
+    if situation.orders:
+        return "orders"
+    if situation.hidden and situation.modality is not Modality.CROSS:
+        return f"{situation.modality.value}_hidden"
+    return situation.modality.value
 
 
-def _words_of(situation: Situation) -> str:
-    for source, words in situation.seen:
-        if not situation.source or source == situation.source:
-            return situation.risky if situation.modality is Modality.IMAGE and situation.risky else words
-    return situation.risky or situation.resolved
+def _request(situation: Situation) -> str:
+    """What is quoted of the user's words. Disguised ones are quoted in plain words, so that nobody undoes them anew."""
+    request = situation.hidden or situation.prompt
+    if len(request) > MOST_REQUESTED and situation.risky:
+        return quoted(situation.risky)
+    return quoted(request, MOST_REQUESTED)
+
+
+def _words_in_picture(situation: Situation) -> str:
+    if situation.orders:
+        return situation.orders
+    if situation.modality is Modality.IMAGE and (situation.risky or situation.hidden):
+        return situation.risky or situation.hidden
+    words = next((words for source, words in situation.seen if not situation.source or source == situation.source), "")
+    return _most_telling(words, situation.resolved) or situation.risky or situation.resolved
+
+
+def _most_telling(words: str, resolved: str) -> str:
+    """Of a page too long to quote, the stretch that shares most words with what was made of it."""
+    if len(words) <= MOST_QUOTED:
+        return words
+    tokens, used = words.split()[:_READ], set(resolved.casefold().split())
+    shared = [index for index, token in enumerate(tokens) if len(token) > 3 and token.casefold() in used]
+    near = [sum(start <= index < start + 20 for index in shared[at : at + 20]) for at, start in enumerate(shared)]
+    start = shared[near.index(max(near))] if shared else 0
+    return " ".join(tokens[max(0, start - 3) :])
 
 
 def _picture(situation: Situation, frames: Mapping[str, str]) -> str:
@@ -124,25 +168,31 @@ def _picture(situation: Situation, frames: Mapping[str, str]) -> str:
     return frames["image_name"].format(number=number) if number.isdigit() else frames["anything"]
 
 
-def _analysis(situation: Situation, title: str) -> str:
-    if situation.orders:
-        return (
-            "Words that the user did not write give the assistant orders; obeyed, they would put somebody else's wish in the "
-            "place of the user's."
-        )
-    match situation.modality:
-        case Modality.TEXT:
-            disguised = (
-                " They were disguised, which shows that it was meant to pass unseen." if situation.hidden else ""
-            )
-            return f"The user's own words carry the risk ({title}); the pictures are not needed for it.{disguised}"
-        case Modality.IMAGE:
+def _analysis(situation: Situation, frame: str, title: str) -> str:
+    source = situation.source or "the picture"
+    seen = quoted(_words_in_picture(situation), 80)
+    match frame:
+        case "orders":
             return (
-                f"The words in the picture carry the risk ({title}); a prompt that looks harmless hands control to them, so the "
-                "text alone would have passed."
+                f'Words in {source} that the user did not write ("{seen}") give the assistant orders; obeyed, they would put '
+                "somebody else's wish in the place of the user's."
             )
-        case Modality.CROSS:
+        case "text":
+            return f"The user's own words carry the risk ({title}); no picture is needed for it."
+        case "text_hidden":
+            return f"The user's own words carry the risk ({title}), in a disguise that lets it pass unseen."
+        case "image":
             return (
-                f"Neither the words nor the picture need be harmful alone; the prompt points at what the picture says, and only "
-                f"together they touch on {title}."
+                f'The words in {source} ("{seen}") carry the risk ({title}); a prompt that looks harmless hands control to '
+                "them, so the text alone would have passed."
+            )
+        case "image_hidden":
+            return (
+                f'The words in {source}, undisguised ("{seen}"), carry the risk ({title}); a prompt that looks harmless hands '
+                "control to them, and their disguise lets them pass unseen."
+            )
+        case _:
+            return (
+                f'The prompt points at what {source} says ("{seen}"); neither need be harmful alone, and only together do '
+                f"they touch on {title}."
             )
