@@ -34,7 +34,8 @@ _UNQUOTABLE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_EMPTY_ITEMS = re.compile(r"(?:(?:\s*\b\d{1,2}[.):]){2,}|\s1\W?2\W?3(?:\W?[4-9])*\W?)\s*\Z")
+_GAP = r"(?:[.):]?\s|[):])?"
+_EMPTY_ITEMS = re.compile(rf"(?:(?:\s*\b\d{{1,2}}[.):]){{2,}}|\s1{_GAP}2{_GAP}3(?:{_GAP}[4-9])*[.):]?)\s*\Z")
 """The numbers of a list left to be filled in, also read as one ("123"): quoted, they would ask for it again."""
 _MARKS = str.maketrans(dict.fromkeys("“”„‟«»「」『』", "'"))
 """Quotation marks inside a quotation would end it."""
