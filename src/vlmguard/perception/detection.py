@@ -37,6 +37,7 @@ _SAME_ANGLE = 0.12  # sine of the angle between two pieces of a line
 _SAME_LINE = 0.35  # of the height: how far the middle of a piece may lie off its line
 _NEIGHBOURHOOD = 31  # of the even light, in pixels of the sketch: wider than a letter
 _FAINTEST = 2.0  # grey levels; a smaller deviation is noise of the encoder and stays faint
+_HEADROOM = 0.7  # of the light and dark of whole neighbourhoods, so that raised contrast is not cut off
 _LIVELY = 25.0  # grey levels of deviation that are never raised further
 
 
@@ -137,7 +138,7 @@ def sketch(pixels: Pixels, scale: float) -> Pixels:
     if gain.max() == 1:
         return pixels
     mean = cv2.blur(pixels, window).astype(np.float32)
-    lit = (pixels - mean) * gain[..., None] + (mean - 128) / np.sqrt(gain)[..., None] + 128
+    lit = (pixels - mean) * gain[..., None] + (mean - 128) * _HEADROOM + 128
     return np.asarray(lit.clip(0, 255), np.uint8)
 
 
