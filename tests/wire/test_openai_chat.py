@@ -5,168 +5,228 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.conftest import Draw
+from tests.wire.bodies import TINY
 from vlmguard.errors import WireError
 from vlmguard.types import Chat, Image, Message, Opaque, Reason, Text
-from vlmguard.wire.openai_chat import read, splice
-
-unknown = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8)
-    ),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
-    max_leaves=6,
-)
-parts = st.one_of(
-    st.builds(lambda text: {"type": "text", "text": text}, st.text(max_size=30)),
-    st.just({"type": "image_url", "image_url": {"url": "https://a.example/x.png", "detail": "low"}}),
-    st.just({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}),
-    st.builds(lambda more: {"type": "novel", "x": more}, unknown),
-)
-contents = st.one_of(st.none(), st.text(max_size=40), st.lists(parts, max_size=4))
-messages = st.builds(
-    lambda role, content, more: {"x": more, "role": role, "content": content},
-    st.sampled_from(["system", "user", "assistant", "tool", "developer", "function"]),
-    contents,
-    unknown,
-)
-bodies = st.builds(
-    lambda some, more, indent, ascii_only: json.dumps(
-        {"model": "m", "zz": more, "messages": some, "temperature": 1.5}, indent=indent, ensure_ascii=ascii_only
-    ).encode(),
-    st.lists(messages, min_size=1, max_size=4),
-    unknown,
-    st.sampled_from([None, 2]),
-    st.booleans(),
-)
+from vlmguard.wire import RemoteImage
+from vlmguard.wire.openai_chat import blocked, blocked_stream, error, read, splice
 
 
-@given(bodies)
-def test_an_unchanged_request_is_the_clients_very_bytes(body: bytes) -> None:
-    request = read(body)
-    assert splice(request, request.chat) is body
+def body(*messages: Any, **members: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": messages, **members}).encode()
 
 
-@given(bodies, st.data(), st.text(max_size=30))
-def test_one_changed_text_changes_that_string_and_no_other_byte(body: bytes, data: st.DataObject, new: str) -> None:
-    request = read(body)
-    turns = [
-        turn for turn, message in enumerate(request.chat.messages) if any(isinstance(p, Text) for p in message.parts)
-    ]
-    if not turns:
-        return
-    turn = data.draw(st.sampled_from(turns))
-    after = request.chat.with_prompt(turn, new)
-    written = splice(request, after)
-    assert read(written).chat == after
-    old_value, new_value = json.loads(body), json.loads(written)
-    for part, changed in zip(request.chat.messages[turn].parts, after.messages[turn].parts, strict=True):
-        if isinstance(part, Text) and isinstance(changed, Text):
-            assert _set(old_value, part.path, changed.text) == part.text
-    assert old_value == new_value
-
-
-def _set(value: Any, pointer: str, new: str) -> Any:
-    *way, last = [int(key) if key.isdigit() else key for key in pointer.split("/")[1:]]
-    for key in way:
-        value = value[key]
-    old, value[last] = value[last], new
-    return old
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_a_request_or_a_wire_error(body: bytes) -> None:
-    with pytest.raises(WireError):
-        read(body)
-
-
-@given(bodies, st.integers(0, 400), st.binary(min_size=1, max_size=3))
-def test_a_damaged_request_is_a_request_or_a_wire_error(body: bytes, at: int, junk: bytes) -> None:
-    try:
-        request = read(body[: at % len(body)] + junk + body[at % len(body) + 1 :])
-    except WireError:
-        return
-    assert splice(request, request.chat) is request.body
+def user(*parts: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
 
 
 def test_numbers_spaces_and_escapes_keep_their_spelling() -> None:
-    body = b'{ "n":1.50, "big":123456789012345678901234567890,\n "messages" : [ {"role":"user","content":"\\u0061b"} ] , "t": 1e-07}'
-    request = read(body)
-    assert splice(request, request.chat.with_prompt(0, "new")) == body.replace(b'"\\u0061b"', b'"new"')
-
-
-def test_a_safety_prompt_goes_before_all_messages() -> None:
-    request = read(b'{"messages":[{"role":"user","content":"hi"}],"n":1.0}')
-    after = Chat((Message("system", (Text("be safe"),)), *request.chat.messages))
-    assert splice(request, after) == (
-        b'{"messages":[{"role": "system", "content": "be safe"},{"role":"user","content":"hi"}],"n":1.0}'
-    )
-
-
-def test_a_turn_of_pictures_alone_is_given_words() -> None:
-    request = read(
-        b'{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://a.example/"}}]}]}'
-    )
-    written = splice(request, request.chat.with_prompt(0, "what is it?"))
-    assert json.loads(written)["messages"][0]["content"][1] == {"type": "text", "text": "what is it?"}
+    written = b'{ "n":1.50, "big":123456789012345678901234567890,\n "messages" : [ {"role":"user","content":"\\u0061b"} ] , "t": 1e-07}'
+    request = read(written)
+    assert splice(request, request.chat.with_prompt(0, "new")) == written.replace(b'"\\u0061b"', b'"new"')
 
 
 def test_every_place_where_content_can_stand_is_read(draw: Draw) -> None:
     data = draw("hello")
     url = "data:image/png;base64," + base64.b64encode(data).decode()
-    body = json.dumps(
-        {
-            "messages": [
-                {"role": "system", "content": "rules"},
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "text", "text": "look"},
-                        {"type": "image_url", "image_url": {"url": url}},
-                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
-                        {"type": "file", "file": {"file_id": "f"}},
-                    ],
-                },
-                {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
-                {"role": "tool", "content": [{"type": "text", "text": "result"}]},
-            ]
-        }
-    ).encode()
-    system, user, assistant, tool = read(body).chat.messages
-    assert system.text == "rules"
-    image = user.parts[1]
-    assert isinstance(image, Image)
-    assert image.data == data
-    assert image.path == "/messages/1/content/1/image_url/url"
-    assert user.parts[2] == Opaque("damaged image", "/messages/1/content/2/image_url/url", Reason.UNREADABLE)
-    assert user.parts[3] == Opaque("file", "/messages/1/content/3", Reason.OPAQUE)
-    assert assistant.parts == ()
+    request = read(
+        body(
+            {"role": "developer", "content": "rules"},
+            user(
+                {"type": "text", "text": "look"},
+                {"type": "image_url", "image_url": {"url": url, "detail": "high"}},
+                {"type": "image_url", "image_url": url},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                {"type": "image_url", "image_url": {"url": "https://a.example/x.png"}},
+                {"type": "file", "file": {"file_id": "f"}},
+                {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "a.pdf"}},
+                {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+                {"type": "video_url", "video_url": {"url": "https://a.example/v"}},
+                {"type": "image_url", "image_url": {"url": url}, "uuid": "seen-before"},
+                {"type": "novel_part", "data": 1},
+                {"data": 1},
+                "bare words",
+            ),
+            {
+                "role": "assistant",
+                "content": None,
+                "refusal": "no",
+                "audio": {"id": "a"},
+                "tool_calls": [
+                    {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}},
+                    {"id": "2", "type": "custom", "custom": {"name": "g", "input": "free"}},
+                ],
+            },
+            {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "result"}]},
+            {"role": "tool", "tool_call_id": "2", "content": [{"type": "image_url", "image_url": {"url": TINY}}]},
+            {"role": "function", "name": "h", "content": "old result"},
+            stream=True,
+        )
+    )
+    system, asked, assistant, tool, seen, function = request.chat.messages
+    assert (request.model, request.stream) == ("m", True)
+    assert system == Message("developer", (Text("rules", "/messages/0/content"),))
+    content = "/messages/1/content"
+    assert asked.parts[0] == Text("look", f"{content}/0/text")
+    assert [(image.data, image.path) for image in asked.images] == [
+        (data, f"{content}/1/image_url/url"),
+        (data, f"{content}/2/image_url"),
+    ]
+    assert asked.parts[3:] == (
+        Opaque("damaged image", f"{content}/3/image_url/url", Reason.UNREADABLE),
+        Opaque("remote image", f"{content}/4/image_url/url", Reason.OPAQUE),
+        Opaque("file id", f"{content}/5", Reason.OPAQUE),
+        Opaque("file", f"{content}/6", Reason.OPAQUE),
+        Opaque("audio", f"{content}/7", Reason.OPAQUE),
+        Opaque("video", f"{content}/8", Reason.OPAQUE),
+        Opaque("remembered image", f"{content}/9", Reason.REMOTE_STATE),
+        Opaque("novel part", f"{content}/10", Reason.OPAQUE),
+        Opaque("unknown part", f"{content}/11", Reason.OPAQUE),
+        Text("bare words", f"{content}/12"),
+    )
+    assert assistant.parts == (
+        Text("no", "/messages/2/refusal"),
+        Opaque("audio", "/messages/2/audio", Reason.OPAQUE),
+        Text('{"x":1}', "/messages/2/tool_calls/0/function/arguments"),
+        Text("free", "/messages/2/tool_calls/1/custom/input"),
+    )
     assert (tool.role, tool.text) == ("tool", "result")
+    assert (seen.role, len(seen.images)) == ("tool", 1)
+    assert (function.role, function.text) == ("tool", "old result")
+    assert request.remote == (RemoteImage(f"{content}/4/image_url/url", "https://a.example/x.png"),)
+
+
+def test_content_beside_the_messages_is_named() -> None:
+    request = read(body({"role": "user", "content": "hi"}, documents=[{"text": "x"}], chat_template="{{ x }}"))
+    assert request.chat.messages[0] == Message(
+        "user",
+        (Opaque("documents", "/documents", Reason.OPAQUE), Opaque("chat template", "/chat_template", Reason.OPAQUE)),
+    )
+    assert request.chat.prompt == "hi"
+    assert (
+        not read(body({"role": "user", "content": "hi"}, documents=[], chat_template=None)).chat.messages[0].parts[1:]
+    )
+
+
+def test_a_safety_prompt_goes_before_all_messages() -> None:
+    request = read(b'{"messages":[{"role":"user","content":"hi"}],"n":1.0}')
+    after = Chat((Message("system", (Text('be "safe"'),)), *request.chat.messages))
+    assert splice(request, after) == (
+        b'{"messages":[{"role":"system","content":"be \\"safe\\""},{"role":"user","content":"hi"}],"n":1.0}'
+    )
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("before", "after"),
     [
-        (b'{"messages":[{"role":"user","content":"a","content":"b"}]}', "stands twice"),
-        (b'{"messages":[{"role":"user","content":"a"}],"x":{"y":[{"z":1,"z":2}]}}', "stands twice"),
-        (b'{"messages":[{"role":"user","content":"\xff"}]}', "not UTF-8"),
-        (b'\xef\xbb\xbf{"messages":[]}', "byte order mark"),
-        (b'{"messages":[{"role":"user","content":"a"}],"x":NaN}', "NaN"),
-        (b'{"messages":[{"role":"user","content":"\\ud800"}]}', "lone surrogate"),
-        (b'{"messages":[]}{}', "not JSON"),
-        (b"[" * 100 + b"]" * 100, "nested deeper"),
-        (b"[]", "not a JSON object"),
-        (b'{"messages":[]}', "/messages"),
-        (b'{"messages":[3]}', "/messages/0"),
-        (b'{"messages":[{"role":"root","content":"x"}]}', "/messages/0/role"),
-        (b'{"messages":[{"role":"user","content":3}]}', "/messages/0/content"),
-        (b'{"messages":[{"role":"user","content":[{"type":"text"}]}]}', "/messages/0/content/0/text"),
-        (b'{"messages":[{"role":"user","content":"x"}],"stream":"yes"}', "/stream"),
+        (b'"rules\\u0021"', b'"be safe\\n\\nrules\\u0021"'),
+        (b'[{"type":"text","text":"rules"}]', b'[{"type":"text","text":"be safe"},{"type":"text","text":"rules"}]'),
+        (b"[ ]", b'[{"type":"text","text":"be safe"} ]'),
     ],
 )
-def test_what_two_readers_might_read_differently_is_refused(body: bytes, says: str) -> None:
+def test_a_safety_prompt_joins_the_operators_own(before: bytes, after: bytes) -> None:
+    form = b'{"messages":[{"role":"developer","content":%s},{"role":"user","content":"hi"}]}'
+    request = read(form % before)
+    safe = Chat((Message("system", (Text("be safe"),)), *request.chat.messages))
+    assert splice(request, safe) == form % after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b',"content":[{"type":"audio"}]', b',"content":[{"type":"audio"},{"type":"text","text":"new"}]'),
+        (b',"content":[]', b',"content":[{"type":"text","text":"new"}]'),
+        (b',"content":null', b',"content":"new"'),
+    ],
+)
+def test_a_turn_without_words_is_given_some(before: bytes, after: bytes) -> None:
+    form = b'{"messages":[{"role":"user"%s}]}'
+    request = read(form % before)
+    assert splice(request, request.chat.with_prompt(0, "new")) == form % after
+
+
+def test_a_turn_without_content_is_given_some() -> None:
+    request = read(b'{"messages":[{"role":"user"}]}')
+    assert splice(request, request.chat.with_prompt(0, "new")) == b'{"messages":[{"content":"new","role":"user"}]}'
+
+
+def test_a_fetched_picture_is_sent_as_it_was_judged(draw: Draw) -> None:
+    from vlmguard.images import read_image
+
+    request = read(body(user({"type": "image_url", "image_url": {"url": "https://a.example/x", "detail": "low"}})))
+    image = read_image(draw("hello"), "fetched")
+    fetched = request.with_image(request.remote[0].path, image)
+    (sent,) = json.loads(splice(fetched, fetched.chat.with_prompt(0, "words")))["messages"]
+    url = "data:image/png;base64," + base64.b64encode(image.data).decode()
+    assert sent["content"] == [
+        {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
+        {"type": "text", "text": "words"},
+    ]
+    (part,) = fetched.chat.images
+    assert isinstance(part, Image)
+    assert (part.data, part.path) == (image.data, request.remote[0].path)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (b'{"messages":[]}', "/messages is"),
+        (b'{"messages":{}}', "/messages is"),
+        (b'{"Messages":[]}', "the body has the key 'Messages': write 'messages'"),
+        (b'{"messages":[{"role":"user","content":"a"}],"me\\u017f\\u017fages":[]}', "write 'messages'"),
+        (b'{"messages":[{"role":"user","content":"a","Content":"b"}]}', "/messages/0 has the key 'Content'"),
+        (
+            b'{"messages":[{"role":"user","content":[{"type":"text","text":"a","Image_URL":"b"}]}]}',
+            "/messages/0/content/0",
+        ),
+        (b'{"messages":[3]}', "/messages/0 is an object"),
+        (b'{"messages":[{"role":"root","content":"x"}]}', "/messages/0/role"),
+        (b'{"messages":[{"role":["user"],"content":"x"}]}', "/messages/0/role"),
+        (b'{"messages":[{"role":"user","content":3}]}', "/messages/0/content"),
+        (b'{"messages":[{"role":"user","content":[3]}]}', "/messages/0/content/0"),
+        (b'{"messages":[{"role":"user","content":[{"type":"text"}]}]}', "/messages/0/content/0/text"),
+        (b'{"messages":[{"role":"user","content":[{"type":"text","text":"a","image_url":"b"}]}]}', "one part for each"),
+        (
+            b'{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]}',
+            "0/image_url/url is a string",
+        ),
+        (b'{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}', "/messages/0/content/0/image_url"),
+        (b'{"messages":[{"role":"assistant","tool_calls":{}}]}', "/messages/0/tool_calls is a list"),
+        (b'{"messages":[{"role":"user","content":"x"}],"stream":"yes"}', "/stream"),
+        (b'{"messages":[{"role":"user","content":"x"}],"model":1}', "/model"),
+    ],
+)
+def test_a_wrong_shape_is_refused_and_named(written: bytes, says: str) -> None:
     with pytest.raises(WireError, match=says):
-        read(body)
+        read(written)
+
+
+def test_a_blocked_request_gets_a_completion() -> None:
+    request = read(body({"role": "user", "content": "x"}))
+    answer = json.loads(blocked(request, "Not this.", "7"))
+    assert (answer["id"], answer["object"], answer["model"]) == ("chatcmpl-7", "chat.completion", "m")
+    (choice,) = answer["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "Not this.", "refusal": None}
+    assert choice["finish_reason"] == "content_filter"
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_a_blocked_stream_ends_as_streams_do(usage: bool) -> None:
+    request = read(body({"role": "user", "content": "x"}, stream=True, stream_options={"include_usage": usage}))
+    *events, last = blocked_stream(request, "Not\nthis.", "7").decode().removesuffix("\n\n").split("\n\n")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    said = "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
+    assert last == "data: [DONE]"
+    assert said == "Not\nthis."
+    assert [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]][-1] == "content_filter"
+    assert ("usage" in chunks[-1]) == usage
+
+
+def test_an_error_has_the_dialects_shape() -> None:
+    assert json.loads(error(400, "no", "wire")) == {
+        "error": {"message": "no", "type": "invalid_request_error", "param": None, "code": "wire"}
+    }
+    assert json.loads(error(502, "no"))["error"]["type"] == "api_error"
+    assert json.loads(error(418, "no"))["error"]["type"] == "invalid_request_error"

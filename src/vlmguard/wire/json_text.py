@@ -1,53 +1,44 @@
-"""Strict JSON, and writing strings into it without touching another byte.
+"""Strict JSON, and changing single values in it without touching another byte.
 
-Refused is what two readers could read differently: duplicate keys, invalid UTF-8, NaN, lone surrogates, bytes after the end.
+Refused is what two readers could read differently: duplicate keys, invalid UTF-8, NaN, lone surrogates, bytes after the
+end, nesting that some parsers give up on. Speed matters here, since a body may hold megabytes of base64: reading is one
+pass of the C decoder, and looking for places happens only when something is to be changed, jumping from quote to quote.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
 
 from vlmguard.errors import WireError
 
 MOST_DEPTH = 64
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_JUMP = re.compile(r"[\s,:]*")
-_PRIMITIVE = re.compile(r"[^\s,\]}]+")
-_DEEPER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+_CONTAINERS = (dict, list)
 
 
 def read_object(body: bytes) -> dict[str, Any]:
     """The object that ``body`` is. Raises ``WireError``."""
-    _refuse_depth(body)
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise WireError(f"the body is not UTF-8 (byte {error.start})") from error
+        raise WireError(f"the body is not UTF-8 (byte {error.start}): encode it as UTF-8") from error
     if text.startswith("\ufeff"):
         raise WireError("the body starts with a byte order mark: leave it out")
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
-        raise WireError("the body is nested too deeply") from error
+        raise WireError(f"the body is nested deeper than {MOST_DEPTH} levels") from error
     except ValueError as error:
         raise WireError(f"the body is not JSON: {error}") from error
+    _refuse_depth(value)
     if not isinstance(value, dict):
         raise WireError("the body is not a JSON object")
+    if "\\" in text and ("\\ud" in text or "\\uD" in text):
+        _refuse_lone_surrogates(value)
     return value
-
-
-def _refuse_depth(body: bytes) -> None:
-    depth = 0
-    for token in _DEEPER.finditer(body):
-        mark = body[token.start()]
-        if mark in b"[{":
-            depth += 1
-            if depth > MOST_DEPTH:
-                raise WireError(f"the body is nested deeper than {MOST_DEPTH} levels")
-        elif mark in b"]}":
-            depth -= 1
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -65,54 +56,210 @@ def _no_constant(word: str) -> NoReturn:
     raise WireError(f"{word} is not JSON")
 
 
-def require_unicode(text: str, path: str) -> str:
-    """``text``, which holds no lone surrogate. Raises ``WireError``."""
+def _refuse_depth(value: object) -> None:
+    """Level by level, so that the cost is that of the containers and not of the bytes."""
+    level: list[Any] = [value] if type(value) in _CONTAINERS else []
+    for _ in range(MOST_DEPTH):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if type(container) is dict else container)
+            if type(child) in _CONTAINERS
+        ]
+        if not level:
+            return
+    raise WireError(f"the body is nested deeper than {MOST_DEPTH} levels")
+
+
+def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
     try:
-        text.encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise WireError(f"{path} holds a lone surrogate at character {error.start}") from error
-    return text
+        pointer = next(pointer for pointer, text in _strings(value, "") if _has_surrogate(text))
+        raise WireError(f"{pointer or 'a key'} holds a lone surrogate: send valid Unicode") from error
 
 
-def spans(text: str, wanted: set[str]) -> dict[str, tuple[int, int]]:
-    """Where the values at the JSON pointers ``wanted`` stand in ``text``, which is valid JSON: pointer → [start, end)."""
-    found: dict[str, tuple[int, int]] = {}
-    _walk(text, _JUMP.match(text, 0).end(), "", wanted, found)  # type: ignore[union-attr]
+def _strings(value: object, pointer: str) -> Iterator[tuple[str, str]]:
+    """Every string and every key (a key with the pointer of its object)."""
+    if isinstance(value, str):
+        yield pointer, value
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield pointer, key
+            yield from _strings(child, f"{pointer}/{escape(key)}")
+    elif isinstance(value, list):
+        for number, child in enumerate(value):
+            yield from _strings(child, f"{pointer}/{number}")
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def escape(key: str) -> str:
+    """``key`` as a step of a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def unescape(step: str) -> str:
+    """The key that a step of a JSON pointer names."""
+    return step.replace("~1", "/").replace("~0", "~")
+
+
+def quote(value: object) -> str:
+    """``value`` as JSON, compact."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding places
+
+Span = tuple[int, int]
+"""[start, end) in bytes."""
+
+_GAP = re.compile(rb"[ \t\n\r,:]*")
+_SCALAR = re.compile(rb"[^ \t\n\r,\]}]+")
+_MARK = re.compile(rb'["\[\]{}]')
+_QUOTE, _BACKSLASH = b'"\\'
+_OPENING, _CLOSING = b"[{", b"]}"
+_Tree = dict[str, Any]
+
+
+def spans(body: bytes, pointers: Iterable[str]) -> dict[str, Span]:
+    """Where values stand in ``body``, which ``read_object`` accepted: pointer → span, for those that exist."""
+    tree: _Tree = {}
+    for pointer in pointers:
+        node = tree
+        for step in pointer.split("/")[1:]:
+            node = node.setdefault(step, {})
+    found: dict[str, Span] = {}
+    _find(body, _gap(body, 0), tree, "", found)
     return found
 
 
-def _walk(text: str, at: int, pointer: str, wanted: set[str], found: dict[str, tuple[int, int]]) -> int:
-    """Reads the value at ``at``; returns where it ends."""
+def _find(body: bytes, at: int, tree: _Tree, pointer: str, found: dict[str, Span]) -> int:
+    """Notes the value at ``at`` and those below it that ``tree`` names; returns where it ends."""
     start = at
-    mark = text[at]
-    if mark == '"':
-        at = _STRING.match(text, at).end()  # type: ignore[union-attr]
-    elif mark == "{":
-        at = _skip(text, at + 1)
-        while text[at] != "}":
-            key = _STRING.match(text, at)
-            assert key is not None
-            name = json.loads(key[0]).replace("~", "~0").replace("/", "~1")
-            at = _walk(text, _skip(text, key.end()), f"{pointer}/{name}", wanted, found)
-            at = _skip(text, at)
-        at += 1
-    elif mark == "[":
-        at, number = _skip(text, at + 1), 0
-        while text[at] != "]":
-            at = _skip(text, _walk(text, at, f"{pointer}/{number}", wanted, found))
-            number += 1
+    if not tree or body[at] not in _OPENING:
+        at = _skip(body, at)
+    elif body[at : at + 1] == b"{":
+        at = _gap(body, at + 1)
+        while body[at : at + 1] != b"}":
+            end = _string_end(body, at)
+            step = escape(json.loads(body[at:end]))
+            at = _gap(body, _find_child(body, _gap(body, end), tree, pointer, step, found))
         at += 1
     else:
-        at = _PRIMITIVE.match(text, at).end()  # type: ignore[union-attr]
-    if pointer in wanted:
-        found[pointer] = (start, at)
+        at, number = _gap(body, at + 1), 0
+        while body[at : at + 1] != b"]":
+            at = _gap(body, _find_child(body, at, tree, pointer, str(number), found))
+            number += 1
+        at += 1
+    found[pointer] = (start, at)
     return at
 
 
-def _skip(text: str, at: int) -> int:
-    return _JUMP.match(text, at).end()  # type: ignore[union-attr]
+def _find_child(body: bytes, at: int, tree: _Tree, pointer: str, step: str, found: dict[str, Span]) -> int:
+    if (below := tree.get(step)) is None:
+        return _skip(body, at)
+    return _find(body, at, below, f"{pointer}/{step}", found)
 
 
-def quote(text: str) -> str:
-    """``text`` as a JSON string."""
-    return json.dumps(text, ensure_ascii=False)
+def _skip(body: bytes, at: int) -> int:
+    """Where the value at ``at`` ends."""
+    if body[at] == _QUOTE:
+        return _string_end(body, at)
+    if body[at] not in _OPENING:
+        scalar = _SCALAR.match(body, at)
+        assert scalar is not None
+        return scalar.end()
+    depth = 0
+    while True:
+        mark = _MARK.search(body, at)
+        assert mark is not None
+        at = mark.start()
+        if body[at] == _QUOTE:
+            at = _string_end(body, at)
+            continue
+        depth += 1 if body[at] in _OPENING else -1
+        at += 1
+        if not depth:
+            return at
+
+
+def _string_end(body: bytes, at: int) -> int:
+    """Where the string ends that opens at ``at``: at the first quote after an even number of backslashes."""
+    end = at
+    while True:
+        end = body.index(b'"', end + 1)
+        before = end
+        while body[before - 1] == _BACKSLASH:
+            before -= 1
+        if (end - before) % 2 == 0:
+            return end + 1
+
+
+def _gap(body: bytes, at: int) -> int:
+    gap = _GAP.match(body, at)
+    assert gap is not None
+    return gap.end()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Changing them
+
+Action = Literal["replace", "prefix", "first", "after", "member"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Somewhere in a body where JSON can be written, and how."""
+
+    action: Action
+    """``replace`` the value; ``prefix`` a string with text; put a value ``first`` into an array; put one ``after`` an
+    element; add a ``member`` that the object above does not have yet."""
+    pointer: str
+    """Of the value, the array, the element, the new member."""
+
+
+Edit = tuple[Place, Any]
+"""What to write where: a value, or the text to put before a string."""
+
+
+def edit(body: bytes, edits: Iterable[Edit]) -> bytes:
+    """``body`` with ``edits`` made: every other byte stays. Raises ``WireError`` when a place is not there."""
+    edits = list(edits)
+    found = spans(body, {_anchor(place) for place, _ in edits})
+    cuts: list[tuple[Span, bytes]] = []
+    for place, value in edits:
+        if (span := found.get(_anchor(place))) is None:
+            raise WireError(f"{place.pointer} cannot be written: it is not in the body")
+        cuts.append(_cut(body, span, place, value))
+    pieces: list[bytes] = []
+    at = 0
+    for (start, end), new in sorted(cuts, key=lambda cut: cut[0]):
+        pieces += (body[at:start], new)
+        at = end
+    return b"".join((*pieces, body[at:]))
+
+
+def _anchor(place: Place) -> str:
+    """The value that must be there for a place to exist."""
+    return place.pointer.rpartition("/")[0] if place.action == "member" else place.pointer
+
+
+def _cut(body: bytes, span: Span, place: Place, value: object) -> tuple[Span, bytes]:
+    start, end = span
+    new = quote(value)
+    match place.action:
+        case "replace":
+            return span, new.encode()
+        case "prefix":
+            return (start + 1, start + 1), new[1:-1].encode()
+        case "after":
+            return (end, end), f",{new}".encode()
+        case "member":
+            name = unescape(place.pointer.rpartition("/")[2])
+            new = f"{quote(name)}:{new}"
+    comma = "" if body[_gap(body, start + 1)] in _CLOSING else ","
+    return (start + 1, start + 1), f"{new}{comma}".encode()

@@ -1,155 +1,151 @@
-"""OpenAI chat completions: request bytes → ``Chat``, and a changed chat back into the same bytes."""
+"""OpenAI chat completions (``POST /v1/chat/completions``)."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import re
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-from vlmguard.errors import ImageError, WireError
-from vlmguard.images import read_image
-from vlmguard.types import ROLES, Chat, Message, Opaque, Part, Reason, Role, Text
-from vlmguard.wire.json_text import quote, read_object, require_unicode, spans
+from vlmguard.errors import WireError
+from vlmguard.types import ROLES, Chat, Message, Opaque, Part, Reason, Role
+from vlmguard.wire.answers import DONE, event, to_bytes
+from vlmguard.wire.content import opaque, read_content, read_fields, read_string
+from vlmguard.wire.json_text import Place, read_object
+from vlmguard.wire.openai_parts import error, read_part, write_image
+from vlmguard.wire.request import Request, Shapes, Turn, make_request
+from vlmguard.wire.request import splice as splice_request
 
-_DATA_URL = re.compile(r"data:[^,;]*(?:;[^,;]+)*;base64,", re.IGNORECASE)
+__all__ = ["blocked", "blocked_stream", "error", "read", "splice"]
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request as it came, and what it says."""
-
-    body: bytes = field(repr=False)
-    chat: Chat
-    """Every part carries the JSON pointer at which it stands in ``body``."""
-    model: str
-    stream: bool
+BESIDE = ("documents", "chat_template", "prompt_embeds")
+"""Members with which vLLM and its like take content beside the messages."""
+_BODY = frozenset({"messages", "model", "stream", *BESIDE})
+_MESSAGE = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "audio"})
+_CALL = frozenset({"function", "custom", "arguments", "input"})
 
 
 def read(body: bytes) -> Request:
     """Raises ``WireError``, which names the place by its JSON pointer."""
-    value = read_object(body)
+    value = read_fields(read_object(body), "", _BODY)
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
         raise WireError("/messages is a list of at least one message")
-    chat = Chat(tuple(_message(message, f"/messages/{number}") for number, message in enumerate(messages)))
-    model, stream = value.get("model", ""), value.get("stream") or False
-    if not isinstance(model, str):
-        raise WireError("/model is a string")
-    if not isinstance(stream, bool):
-        raise WireError("/stream is true or false")
-    return Request(body, chat, model, stream)
+    turns = [_read_turn(message, f"/messages/{number}") for number, message in enumerate(messages)]
+    return make_request(body, value, [*read_beside(value), *turns], (_opening(messages[0]),))
 
 
-def _message(message: object, path: str) -> Message:
-    if not isinstance(message, dict):
-        raise WireError(f"{path} is an object")
-    role = message.get("role")
-    known: Role | None = "tool" if role == "function" else role if role in ROLES else None
-    if known is None:
-        raise WireError(f"{path}/role is one of {', '.join(ROLES)}, not {str(role)[:40]!r}")
-    content = message.get("content")
-    if content is None:
-        return Message(known, ())
-    if isinstance(content, str):
-        return Message(known, (Text(require_unicode(content, f"{path}/content"), f"{path}/content"),))
-    if not isinstance(content, list):
-        raise WireError(f"{path}/content is a string or a list of parts")
-    return Message(known, tuple(_part(part, f"{path}/content/{number}") for number, part in enumerate(content)))
+def read_beside(value: dict[str, Any]) -> Iterator[Turn]:
+    """What reaches the model by another way than the messages: a turn of its own, which nobody can read."""
+    if parts := tuple(opaque(key, f"/{key}") for key in BESIDE if value.get(key)):
+        yield Turn(Message("user", parts))
 
 
-def _part(part: object, path: str) -> Part:
-    if not isinstance(part, dict):
-        raise WireError(f"{path} is an object")
-    kind = part.get("type")
-    match kind:
-        case "text":
-            text = part.get("text")
-            if not isinstance(text, str):
-                raise WireError(f"{path}/text is a string")
-            return Text(require_unicode(text, f"{path}/text"), f"{path}/text")
-        case "image_url":
-            address = part.get("image_url")
-            url = address.get("url") if isinstance(address, dict) else address
-            if not isinstance(url, str):
-                raise WireError(f"{path}/image_url/url is a string")
-            return _picture(url, f"{path}/image_url/url" if isinstance(address, dict) else f"{path}/image_url")
-        case "input_audio":
-            return Opaque("audio", path, Reason.OPAQUE)
-        case _:
-            return Opaque(str(kind)[:40] if isinstance(kind, str) else "unknown part", path, Reason.OPAQUE)
+def _read_turn(value: object, path: str) -> Turn:
+    message = read_fields(value, path, _MESSAGE)
+    parts, words = read_content(message, "content", path, read_part)
+    parts += _read_more(message, path)
+    return Turn(Message(_read_role(message.get("role"), path), tuple(parts)), words)
 
 
-def _picture(url: str, path: str) -> Part:
-    if url[:5].lower() != "data:":
-        return Opaque("remote image", path, Reason.OPAQUE)
-    head = _DATA_URL.match(url[:200])
-    if head is None:
-        return Opaque("damaged image", path, Reason.UNREADABLE)
-    try:
-        return read_image(base64.b64decode(url[head.end() :], validate=True), path)
-    except (ImageError, binascii.Error, ValueError):
-        return Opaque("damaged image", path, Reason.UNREADABLE)
+def _read_role(role: object, path: str) -> Role:
+    for known in ROLES:
+        if role == known:
+            return known
+    if role == "function":
+        return "tool"
+    raise WireError(f"{path}/role is one of {', '.join(ROLES)}, not {str(role)[:40]!r}")
+
+
+def _read_more(message: dict[str, Any], path: str) -> Iterator[Part]:
+    """What a message says beside its content: a refusal, calls of tools, spoken words."""
+    if message.get("refusal") is not None:
+        yield read_string(message, "refusal", path)
+    if message.get("audio") is not None:
+        yield Opaque("audio", f"{path}/audio", Reason.OPAQUE)
+    if message.get("function_call") is not None:
+        yield from _read_call(message["function_call"], "arguments", f"{path}/function_call")
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list | None):
+        raise WireError(f"{path}/tool_calls is a list")
+    for number, value in enumerate(calls or ()):
+        pointer = f"{path}/tool_calls/{number}"
+        call = read_fields(value, pointer, _CALL)
+        for member, key in (("function", "arguments"), ("custom", "input")):
+            if call.get(member) is not None:
+                yield from _read_call(call[member], key, f"{pointer}/{member}")
+
+
+def _read_call(value: object, key: str, path: str) -> Iterator[Part]:
+    call = read_fields(value, path, _CALL)
+    if isinstance(call.get(key), str):
+        yield read_string(call, key, path)
+    elif call.get(key) is not None:
+        yield opaque("tool call", f"{path}/{key}")
+
+
+def _opening(first: dict[str, Any]) -> Place:
+    """Before what the operator's own first message says: many templates and models take one system message only."""
+    if first.get("role") in ("system", "developer"):
+        if isinstance(first.get("content"), str):
+            return Place("prefix", "/messages/0/content")
+        if isinstance(first.get("content"), list):
+            return Place("first", "/messages/0/content")
+    return Place("first", "/messages")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Back
 
 
+def _part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _system(text: str, pointer: str) -> dict[str, str]:
+    return {"role": "system", "content": text} if pointer == "/messages" else _part(text)
+
+
+_SHAPES = Shapes(_part, write_image, _system)
+
+
 def splice(request: Request, after: Chat) -> bytes:
-    """The request that says what ``after`` says. Unchanged: the client's very bytes. Else only the changed strings differ.
-
-    ``after`` may have a system turn put before all others, and a text part put at the end of a turn that had none.
-    """
-    if after is request.chat or after == request.chat:
-        return request.body
-    added = len(after.messages) - len(request.chat.messages)
-    if added not in (0, 1):
-        raise ValueError("a changed chat has the turns of the request, and at most a system turn before them")
-    kept = after.messages[added:]
-    replacements = dict(_replaced(request.chat.messages, kept))
-    insertions = dict(_inserted(kept, json.loads(request.body)))
-    text = request.body.decode()
-    places = spans(text, {*replacements, *insertions, "/messages"})
-    edits = [(*places[pointer], quote(new)) for pointer, new in replacements.items()]
-    for pointer, new in insertions.items():
-        start, end = places[pointer]
-        edits.append((start, end, new) if text[start] != "[" else (end - 1, end - 1, _comma(text, start, end) + new))
-    if added:
-        start = places["/messages"][0] + 1
-        edits.append(
-            (
-                start,
-                start,
-                json.dumps({"role": "system", "content": after.messages[0].text}, ensure_ascii=False) + ",",
-            )
-        )
-    for start, end, new in sorted(edits, reverse=True):
-        text = text[:start] + new + text[end:]
-    return text.encode()
+    """The request that says what ``after`` says; see ``request.splice``."""
+    return splice_request(request, after, _SHAPES)
 
 
-def _replaced(before: tuple[Message, ...], after: tuple[Message, ...]) -> Iterator[tuple[str, str]]:
-    for old, new in zip(before, after, strict=True):
-        for old_part, new_part in zip(old.parts, new.parts, strict=False):
-            if isinstance(new_part, Text) and new_part != old_part:
-                yield new_part.path, new_part.text
+def blocked(request: Request, notice: str, id: str) -> bytes:
+    """A completion that says ``notice`` and was ended by a content filter."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": notice, "refusal": None},
+        "logprobs": None,
+        "finish_reason": "content_filter",
+    }
+    return to_bytes({**_head(request, id, "chat.completion"), "choices": [choice], "usage": NO_USAGE})
 
 
-def _inserted(after: tuple[Message, ...], value: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Content for turns that were given a text part: (pointer of the content, JSON to put there)."""
-    for number, message in enumerate(after):
-        last = message.parts[-1] if message.parts else None
-        if isinstance(last, Text) and not last.path:
-            if "content" not in value["messages"][number]:
-                raise ValueError("a turn without content cannot be given text")
-            part = json.dumps({"type": "text", "text": last.text}, ensure_ascii=False)
-            content = value["messages"][number]["content"]
-            yield f"/messages/{number}/content", part if isinstance(content, list) else quote(last.text)
+def blocked_stream(request: Request, notice: str, id: str) -> bytes:
+    """The same as server-sent events."""
+    head = _head(request, id, "chat.completion.chunk")
+    deltas = [({"role": "assistant", "content": ""}, None), ({"content": notice}, None), ({}, "content_filter")]
+    chunks = [
+        {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]}
+        for delta, reason in deltas
+    ]
+    if wants_usage(request):
+        chunks.append({**head, "choices": [], "usage": NO_USAGE})
+    return b"".join(map(event, chunks)) + DONE
 
 
-def _comma(text: str, start: int, end: int) -> str:
-    return "" if not text[start + 1 : end - 1].strip() else ","
+def _head(request: Request, id: str, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{id}", "object": kind, "created": int(time.time()), "model": request.model}
+
+
+NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+def wants_usage(request: Request) -> bool:
+    """Whether the client asked for a last chunk with token counts: others may stumble over it."""
+    options = json.loads(request.body).get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True

@@ -1,0 +1,93 @@
+"""Content parts as OpenAI spells them, in chat completions and in responses, and what servers of these add to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vlmguard.errors import WireError
+from vlmguard.types import Image, Opaque, Part, Reason, Text
+from vlmguard.wire.answers import error_type, to_bytes
+from vlmguard.wire.content import opaque, read_fields, read_string
+from vlmguard.wire.pictures import data_url, read_url
+
+_CARRIERS = frozenset(
+    [
+        "text",
+        "refusal",
+        "image_url",
+        "file_id",
+        "file_data",
+        "file_url",
+        "file",
+        "input_audio",
+        "audio_url",
+        "video_url",
+    ]
+)
+"""Fields of a part in which content can stand."""
+_FIELDS = _CARRIERS | {"type", "uuid"}
+_OWN = {
+    "text": {"text"},
+    "input_text": {"text"},
+    "output_text": {"text"},
+    "refusal": {"refusal"},
+    "image_url": {"image_url"},
+    "input_image": {"image_url", "file_id"},
+    "computer_screenshot": {"image_url", "file_id"},
+}
+"""The kinds of part that are read, and where their content stands."""
+_KINDS = {"file": "file", "input_file": "file", "input_audio": "audio", "audio_url": "audio", "video_url": "video"}
+
+
+def read_part(value: object, path: str) -> Iterable[Part]:
+    """One element of a content list. Raises ``WireError``."""
+    if isinstance(value, str):  # vLLM takes bare strings for text parts
+        return (Text(value, path),)
+    part = read_fields(value, path, _FIELDS)
+    kind = part.get("type")
+    own = _OWN.get(kind) if isinstance(kind, str) else None
+    if own is None:
+        return (_unread(part, path),)
+    filled = [key for key in part if key in _CARRIERS and part[key] is not None]
+    if len(filled) > 1 or not own.issuperset(filled):
+        raise WireError(f"{path} is a part of type {kind!r} and holds {' and '.join(filled)}: send one part for each")
+    if "image_url" in own:
+        return (_read_image(part, path),)
+    return (read_string(part, next(iter(own)), path),)
+
+
+def _unread(part: dict[str, Any], path: str) -> Opaque:
+    kind = part.get("type")
+    holder = part.get("file") if isinstance(part.get("file"), dict) else part
+    if kind in ("file", "input_file") and isinstance(holder, dict) and holder.get("file_id"):
+        return Opaque("file id", path, Reason.OPAQUE)
+    return opaque(_KINDS.get(kind, kind) if isinstance(kind, str) else kind, path)
+
+
+def _read_image(part: dict[str, Any], path: str) -> Part:
+    if part.get("uuid"):  # vLLM then shows the picture that it remembers under this name, whatever else is sent
+        return Opaque("remembered image", path, Reason.REMOTE_STATE)
+    if part.get("file_id"):
+        return Opaque("file id", path, Reason.OPAQUE)
+    address = part.get("image_url")
+    if isinstance(address, dict):
+        return _read_address(read_fields(address, f"{path}/image_url", frozenset({"url", "detail"})), path)
+    if not isinstance(address, str):
+        raise WireError(f"{path}/image_url is a URL")
+    return read_url(address, f"{path}/image_url")
+
+
+def _read_address(address: dict[str, Any], path: str) -> Part:
+    text = read_string(address, "url", f"{path}/image_url")
+    return read_url(text.text, text.path)
+
+
+def write_image(image: Image) -> str:
+    """A fetched picture, in the place of its URL."""
+    return data_url(image)
+
+
+def error(status: int, message: str, kind: str = "") -> bytes:
+    """An error object. ``kind`` is our own word for what happened, for programs."""
+    return to_bytes({"error": {"message": message, "type": error_type(status), "param": None, "code": kind or None}})

@@ -1,0 +1,65 @@
+"""Pictures on the wire: ``data:`` URLs and base64 to checked bytes, and checked bytes back to a ``data:`` URL."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from urllib.parse import unquote_to_bytes
+
+from vlmguard.errors import ImageError
+from vlmguard.images import read_image
+from vlmguard.types import Image, Opaque, Part, Reason
+
+REMOTE = "remote image"
+"""Kind of the part that stands for a picture which is named by an http(s) URL and was not fetched."""
+_LONGEST_HEAD = 1000
+
+
+def read_url(url: str, path: str) -> Part:
+    """The picture that ``url`` holds or names."""
+    match url[:8].partition(":")[0].lower():
+        case "http" | "https":
+            return Opaque(REMOTE, path, Reason.OPAQUE)
+        case "data":
+            return _read_data_url(url, path)
+        case _:
+            return Opaque("unknown image", path, Reason.OPAQUE)
+
+
+def _read_data_url(url: str, path: str) -> Part:
+    comma = url.find(",", 0, _LONGEST_HEAD)
+    if comma < 0:
+        return _damaged(path)
+    payload = url[comma + 1 :]
+    if not url[:comma].rstrip().lower().endswith(";base64"):
+        return _read(unquote_to_bytes(payload), path)
+    return read_base64(unquote_to_bytes(payload) if "%" in payload else payload, path)
+
+
+def read_base64(text: str | bytes, path: str) -> Part:
+    """The picture whose bytes ``text`` spells. Line breaks and missing padding are forgiven, foreign letters are not:
+    readers differ on what those stand for."""
+    try:
+        return _read(binascii.a2b_base64(text, strict_mode=True), path)
+    except ValueError:
+        bare = b"".join((text.encode() if isinstance(text, str) else text).split()).rstrip(b"=")
+    try:
+        return _read(binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True), path)
+    except ValueError:
+        return _damaged(path)
+
+
+def _read(data: bytes, path: str) -> Part:
+    try:
+        return read_image(data, path)
+    except ImageError:
+        return _damaged(path)
+
+
+def _damaged(path: str) -> Opaque:
+    return Opaque("damaged image", path, Reason.UNREADABLE)
+
+
+def data_url(image: Image) -> str:
+    """The picture as a ``data:`` URL: the bytes that were judged."""
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"

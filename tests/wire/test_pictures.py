@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import base64
+from urllib.parse import quote
+
+import pytest
+
+from tests.conftest import Draw
+from vlmguard.types import Image, Opaque, Part, Reason
+from vlmguard.wire.pictures import data_url, read_base64, read_url
+
+
+def bytes_of(part: Part) -> bytes:
+    assert isinstance(part, Image), part
+    return part.data
+
+
+def test_data_urls_are_read_however_they_are_spelled(draw: Draw) -> None:
+    data = draw("hello")
+    code = base64.b64encode(data).decode()
+    for url in (
+        f"data:image/png;base64,{code}",
+        f"DATA:IMAGE/PNG;BASE64,{code}",
+        f"data:;base64,{code}",
+        f"data:image/png;charset=utf-8;name=a.png;base64,{code}",
+        f"data:image/jpeg;base64,{code}",
+        f"data:image/png;base64,{quote(code, safe='')}",
+        f"data:image/png;base64,{code.rstrip('=')}",
+        "data:image/png;base64," + "\r\n".join(code[at : at + 76] for at in range(0, len(code), 76)),
+        f"data:image/png,{quote(data)}",
+    ):
+        assert bytes_of(read_url(url, "/p")) == data
+
+
+def test_a_picture_goes_out_as_it_came_in(draw: Draw) -> None:
+    image = read_url("data:;base64," + base64.b64encode(draw("hello", kind="WEBP")).decode(), "/p")
+    assert isinstance(image, Image)
+    assert data_url(image).startswith("data:image/webp;base64,")
+    assert read_url(data_url(image), "/p") == image
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64,",
+        "data:image/png;base64,AAAA",
+        "data:image/png;base64,é",
+        "data:image/png;base64",
+        "data:",
+        "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "data:" + "x" * 2000 + ",a",
+    ],
+)
+def test_what_is_no_readable_picture_says_so(url: str) -> None:
+    assert read_url(url, "/p") == Opaque("damaged image", "/p", Reason.UNREADABLE)
+
+
+def test_letters_that_readers_differ_on_make_a_picture_unreadable(draw: Draw) -> None:
+    code = base64.b64encode(draw("hello")).decode()
+    for strange in (f"{code[:40]}-{code[40:]}", f"{code[:40]}===={code[40:]}", f"{code}!"):
+        assert read_base64(strange, "/p") == Opaque("damaged image", "/p", Reason.UNREADABLE)
+
+
+def test_addresses_are_not_followed() -> None:
+    assert read_url("HTTPS://a.example/x", "/p") == Opaque("remote image", "/p", Reason.OPAQUE)
+    assert read_url("http://a.example/x", "/p") == Opaque("remote image", "/p", Reason.OPAQUE)
+    for url in ("file:///etc/passwd", "ftp://a/b", "", "iVBORw0KGgo=", " https://a.example/x"):
+        assert read_url(url, "/p") == Opaque("unknown image", "/p", Reason.OPAQUE)
