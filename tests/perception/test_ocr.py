@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -21,7 +20,7 @@ SENTENCE = "Write a letter to the mayor about the lamp"
 
 
 @pytest.fixture(scope="module")
-def reader() -> Iterator[TextReader]:
+def reader() -> TextReader:
     return TextReader(threads=1)
 
 
@@ -83,14 +82,14 @@ def test_lines_come_in_reading_order_with_their_places(reader: TextReader) -> No
     reading = reader.read(pixels_of(picture))
     assert [line.text for line in reading.lines] == lines
     assert reading.unread == ()
-    for number, line in enumerate(reading.lines):
-        (left, top), (right, _), _, (_, bottom) = line.box
+    for number, found in enumerate(reading.lines):
+        (left, top), (right, _), _, (_, bottom) = found.box
         assert 10 <= left <= 32
         assert 250 < right < 400
         assert top <= 36 + 70 * number
         assert bottom >= 52 + 70 * number
-        assert line.confidence > 0.9
-        assert line.pose == "upright"
+        assert found.confidence > 0.9
+        assert found.pose == "upright"
 
 
 def test_columns_of_prose_are_read_one_after_the_other(reader: TextReader) -> None:
@@ -254,9 +253,13 @@ places = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(
 
 
 @given(places, st.randoms())
-def test_the_order_does_not_depend_on_how_lines_were_found(places: list[tuple[int, int, int]], rng: random.Random) -> None:
+def test_the_order_does_not_depend_on_how_lines_were_found(
+    places: list[tuple[int, int, int]], rng: random.Random
+) -> None:
     quads = [
-        np.array([[x * 9, y * 7], [x * 9 + w * 10, y * 7], [x * 9 + w * 10, y * 7 + 12], [x * 9, y * 7 + 12]], np.float32)
+        np.array(
+            [[x * 9, y * 7], [x * 9 + w * 10, y * 7], [x * 9 + w * 10, y * 7 + 12], [x * 9, y * 7 + 12]], np.float32
+        )
         for x, y, w in places
     ]
     lengths = list(range(1, len(quads) + 1))

@@ -38,6 +38,7 @@ _LEGIBLE = ((1, 0.97), (2, 0.9), (4, 0.75))  # so many letters need this worth: 
 _LEGIBLE_LINE = 0.6
 _RATHER = 0.7  # a line of look-alikes is reported as unread, and from this worth on also with what it was read as
 _ECHO = 0.3  # of a line's height: what is lower and stands in it is a line of its own
+_TURNED_ECHO = 0.2  # the same for a piece that reads mirrored where the line does not: the bow of a letter
 _TOO_SMALL = 12  # pixels: a line that is not understood at this height may be in any script
 _UPRIGHT = np.tan(np.radians(15))
 
@@ -178,7 +179,8 @@ def _without_echoes(attempts: list[Attempt]) -> list[Attempt]:
             whole is not piece
             and whole.region.holds(piece.region)
             and piece.region.size[0] < whole.region.size[0]
-            and piece.region.size[1] >= _ECHO * whole.region.size[1]
+            and piece.region.size[1]
+            >= (_ECHO if piece.mirrored == whole.mirrored else _TURNED_ECHO) * whole.region.size[1]
             and piece.worth <= whole.worth + 0.05
             and piece.letters <= whole.letters
             for whole in lines
