@@ -38,6 +38,7 @@ wheel: $(STAMP)  ## build the wheel, install it alone, refine with it
 
 bench: $(STAMP)  ## quality and speed; DATA=folder adds the development data
 	$(BIN)/python benchmarks/quality.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/ocr.py
 	$(BIN)/python benchmarks/process.py
 
 soak: $(STAMP)  ## the long runs
