@@ -82,9 +82,7 @@ class Guard:
         """
         _require_content(chat)
         decisions = [
-            await self._decide(chat, turn)
-            for turn, message in enumerate(chat.messages)
-            if message.role in JUDGED_ROLES and turn >= _first_user_turn(chat)
+            await self._decide(chat, turn) for turn, message in enumerate(chat.messages) if message.role in JUDGED_ROLES
         ]
         intended = max((decision.outcome for decision in decisions), key=_GRAVITY.index)
         outcome = intended if self.mode is Mode.ENFORCE else Outcome.FORWARD
@@ -200,10 +198,6 @@ def _require_content(chat: Chat) -> None:
     message = chat.messages[chat.last_user_turn]
     if not message.text.strip() and all(isinstance(part, Text) for part in message.parts):
         raise ChatError("the prompt is empty and no picture comes with it: there is nothing to judge")
-
-
-def _first_user_turn(chat: Chat) -> int:
-    return next(turn for turn, message in enumerate(chat.messages) if message.role == "user")
 
 
 def _require_full_account(message: Message, review: Review) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import anthropic
+import httpx2 as httpx
+import openai
 import pytest
 
 from tests.wire.bodies import REMOTE, TINY
 from vlmguard.types import Text
 from vlmguard.wire import DIALECTS, Dialect
-
-httpx = pytest.importorskip("httpx2", reason="the openai and anthropic clients are not installed")
-openai = pytest.importorskip("openai", reason="the openai client is not installed")
-anthropic = pytest.importorskip("anthropic", reason="the anthropic client is not installed")
 
 NOTICE = "I can't help with that.\nTalk to someone you trust: 😀"
 

@@ -7,7 +7,6 @@ It cannot see scenes and says so in every account (``unjudged: scene``).
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from vlmguard.protocols import RiskScorer
 from vlmguard.rewriters.compose import Situation, compose
 from vlmguard.rewriters.orders import orders_to_assistant
 from vlmguard.rewriters.resolution import resolve
-from vlmguard.rewriters.scorer import LANGUAGES, EmbeddedScorer
+from vlmguard.rewriters.scorer import LANGUAGES, EmbeddedScorer, sentences
 from vlmguard.types import (
     NOTHING,
     Aspect,
@@ -45,6 +44,8 @@ MOST_CHARACTERS = 50_000
 _TURNS_TOGETHER = 4
 """How many of the user's last turns are also read as one, so that a request split over turns is seen."""
 _SNIPPET = 160
+_MOST_SENTENCES = 400
+"""Beyond, the riskiest sentence of a text is not looked for."""
 _FOLLOWED = "prompt_injection"
 
 
@@ -108,7 +109,7 @@ class EmbeddedRewriter:
         return Review(refinement, _account(message, sights), "embedded", self._scorer.fingerprint)
 
     def _score(self, candidates: Sequence[_Candidate]) -> list[_Scored]:
-        risks = self._scorer.score([candidate.text[:MOST_CHARACTERS] for candidate in candidates])
+        risks = self._scorer.score([_judged(candidate.text) for candidate in candidates])
         return [
             _Scored(candidate, self._finding(candidate, risk))
             for candidate, risk in zip(candidates, risks, strict=True)
@@ -121,7 +122,7 @@ class EmbeddedRewriter:
             return
         joined = turns[-1]
         for number, (turn, risk) in enumerate(
-            zip(turns[-2::-1], self._scorer.score(turns[-2::-1]), strict=True), start=2
+            zip(turns[-2::-1], self._scorer.score([_judged(turn) for turn in turns[-2::-1]]), strict=True), start=2
         ):
             if any(self._policy.level(category, score) >= Level.MEDIUM for category, score in risk.items()):
                 return
@@ -172,7 +173,7 @@ class EmbeddedRewriter:
         if not acting:
             return Refinement(understanding, report, evidence)
         worst = max(acting, key=lambda item: item.weight)
-        composition = compose(self._situation(chat, worst, scored, sights), self._policy, detect(chat.prompt))
+        composition = compose(self._situation(chat, worst, scored, sights), self._policy, detect(_users_words(chat)))
         return Refinement(understanding, report, evidence, composition.analysis, composition.prompt)
 
     def _situation(self, chat: Chat, worst: _Scored, scored: list[_Scored], sights: dict[str, Sight]) -> Situation:
@@ -204,15 +205,12 @@ class EmbeddedRewriter:
 
     def _riskiest_part(self, text: str) -> str:
         """The sentence of a text that carries its risk: what a rewrite quotes of a long one."""
-        sentences = [part.strip() for part in _SENTENCE.findall(text[:MOST_CHARACTERS]) if part.strip()]
-        if len(sentences) < 2 or len(sentences) > 400:
-            return text if len(sentences) < 2 else ""
-        risks = self._scorer.score(sentences)
-        best = max(range(len(sentences)), key=lambda index: max(risks[index].values(), default=0.0))
-        return str(sentences[best])
-
-
-_SENTENCE = re.compile(r"[^.!?。！？।؟\n]+[.!?。！？।؟]?")
+        parts = sentences(_judged(text))
+        if len(parts) < 2 or len(parts) > _MOST_SENTENCES:
+            return text if len(parts) < 2 else ""
+        risks = self._scorer.score(parts)
+        best = max(range(len(parts)), key=lambda index: max(risks[index].values(), default=0.0))
+        return parts[best]
 
 
 class _Remembering:
@@ -282,7 +280,7 @@ def _of_written(text: str, source: str, where: str, table: dict[str, str]) -> It
     yield _Candidate(joined, Modality.IMAGE, source, f'{where} say "{{}}"')
     if order := orders_to_assistant(text):
         yield _Candidate(order, Modality.IMAGE, source, f'{where} give the assistant an order: "{{}}"', orders=True)
-    for view in decode(joined, table):
+    for view in decode(text, table):  # with its lines: wrapped codes and columns need them
         yield _Candidate(view.text, Modality.IMAGE, source, f'{where}, {view.method} undone, say "{{}}"', view.hidden)
 
 
@@ -371,7 +369,7 @@ def _account(message: Message, sights: dict[str, Sight]) -> tuple[Judgement, ...
     for part in message.parts:
         match part:
             case Text():
-                rows.append(_row(part.path, Aspect.TEXT, "risk scorer", _text_gap(part.text)))
+                rows.append(_row(part.path, Aspect.TEXT, "risk scorer", _text_gap(message.text, part.text)))
             case Image():
                 sight = sights[part.sha256]
                 gap = sight.unread or _image_language_gap(sight)
@@ -387,14 +385,26 @@ def _row(path: str, aspect: Aspect, judge: str, gap: Reason | None) -> Judgement
     return Judgement(path, aspect, unjudged=gap) if gap else Judgement(path, aspect, judged_by=judge)
 
 
-def _text_gap(text: str) -> Reason | None:
-    if len(text) > MOST_CHARACTERS:
+def _text_gap(turn: str, text: str) -> Reason | None:
+    """A turn is scored as one text, so its parts share one budget: many short ones are no way through."""
+    if len(turn) > MOST_CHARACTERS:
         return Reason.BUDGET
     return None if _language_known(text) else Reason.LANGUAGE
 
 
 def _language_known(text: str) -> bool:
-    return detect(text) in LANGUAGES | {"und"}
+    """Of the text, or of what it says once a disguise is undone."""
+    known = LANGUAGES | {"und"}
+    return detect(text) in known or any(view.hidden and detect(view.text) in LANGUAGES for view in decode(text))
+
+
+def _judged(text: str) -> str:
+    return text[:MOST_CHARACTERS]
+
+
+def _users_words(chat: Chat) -> str:
+    """Of the last turn of the user's; "" where a tool spoke before any."""
+    return next((message.text for message in reversed(chat.messages) if message.role == "user"), "")
 
 
 def _image_language_gap(sight: Sight) -> Reason | None:

@@ -149,11 +149,16 @@ def _open(folder: Path, card: dict[str, Any], threads: int) -> _Loaded:
     return _Loaded(session, tokenizer, heads, tuple(card["categories"]), float(card["scale"]), float(card["shift"]))
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of a text; a stop inside a number ends none."""
+    return [part.strip() for part in _BREAK.split(text) if part.strip()]
+
+
 def _pieces(text: str) -> Iterator[str]:
     """Sentences; those of a few words together with the next."""
     held = ""
-    for sentence in _BREAK.split(text):
-        held = f"{held} {sentence.strip()}".strip()
+    for sentence in sentences(text):
+        held = f"{held} {sentence}".strip()
         if len(held.split()) >= LEAST_WORDS:
             yield held
             held = ""
