@@ -34,3 +34,9 @@ def test_blank_lines_are_passed_over_and_numbers_kept(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_bytes(b"a\n\n  \r\nb\r\n")
     assert list(read_lines(file)) == [(1, b"a"), (4, b"b")]
+
+
+def test_even_a_lone_surrogate_can_be_written(tmp_path: Path) -> None:
+    with Appender(tmp_path / "f") as appender:
+        appender.append({"message": "bad \ud800 name"})
+    assert list(read_rows(tmp_path / "f")) == [{"message": "bad \ud800 name"}]

@@ -108,6 +108,7 @@ class Guard:
         if action is Action.BLOCK or rule is Rule.BLOCK:
             return _Decision(turn, review, Outcome.BLOCK, None, False)
         text: str | None = None
+        degraded = rule is Rule.DEGRADE
         if action is Action.REWRITE:
             message = chat.messages[turn]
             if message.role == "user":
@@ -115,8 +116,9 @@ class Guard:
             elif self.policy.tool_results is ToolAction.BLOCK:
                 return _Decision(turn, review, Outcome.BLOCK, None, False)
             elif self.policy.tool_results is ToolAction.NEUTRALISE:
-                text = neutralise_tool_result(message.text, self.policy, detect(chat.prompt))
-        degraded = rule is Rule.DEGRADE
+                text = neutralise_tool_result(message.text, self.policy, detect(chat.prompt)) if message.text else None
+                # A picture cannot be quoted as data: the safety prompt says what to make of words in it.
+                degraded = degraded or bool(message.images)
         if text is not None:
             return _Decision(turn, review, Outcome.REWRITE, text, degraded)
         return _Decision(turn, review, Outcome.DEGRADED if degraded else Outcome.FORWARD, None, degraded)

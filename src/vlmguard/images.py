@@ -59,12 +59,15 @@ def read_image(data: bytes, path: str = "", limits: Limits = DEFAULT_LIMITS) -> 
     if len(data) > limits.max_bytes:
         raise ImageError(f"{name} has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted: make it smaller")
     with _open(data, name) as picture:
+        try:
+            frames = int(getattr(picture, "n_frames", 1))
+        except Exception as error:  # counting frames reads the whole file
+            raise ImageError(f"{name} is damaged or cut off: {error}") from error
         width, height = picture.size
         if width * height > limits.max_pixels:
             raise ImageError(
                 f"{name} has {width} × {height} pixels; at most {limits.max_pixels:,} are accepted: make it smaller"
             )
-        frames = int(getattr(picture, "n_frames", 1))
         return Image(data, MEDIA_TYPES[str(picture.format)], width, height, frames, path)
 
 
@@ -95,7 +98,7 @@ def verify(image: Image) -> None:
 
 def unseen_frames(image: Image, limits: Limits = DEFAULT_LIMITS) -> int:
     """How many frames of an animation ``views`` leaves out."""
-    return max(0, image.frames - limits.max_frames)
+    return max(0, image.frames - _most_frames(image, limits))
 
 
 def views(image: Image, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
@@ -107,7 +110,7 @@ def views(image: Image, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
     name = image.path or "the image"
     seen: set[bytes] = set()
     with _open(image.data, name) as picture:
-        for frame in _frame_numbers(image.frames, limits.max_frames):
+        for frame in _frame_numbers(image.frames, _most_frames(image, limits)):
             try:
                 if frame:
                     picture.seek(frame)
@@ -122,10 +125,17 @@ def views(image: Image, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
                     yield pixels
 
 
+def _most_frames(image: Image, limits: Limits) -> int:
+    """The pixel limit holds over all frames that are looked at, too."""
+    return max(1, min(limits.max_frames, limits.max_pixels // (image.width * image.height)))
+
+
 def _frame_numbers(frames: int, most: int) -> list[int]:
     """At most ``most`` of ``frames``, evenly spread, the first and the last among them."""
     if frames <= most:
         return list(range(frames))
+    if most == 1:
+        return [0]
     return sorted({round(step * (frames - 1) / (most - 1)) for step in range(most)})
 
 
@@ -140,18 +150,25 @@ def _flatten(picture: Picture) -> Iterator[Pixels]:
 
     turned = ImageOps.exif_transpose(picture)
     if turned.mode.startswith("I") or turned.mode == "F":
-        yield _from_deep(np.asarray(turned))
+        yield from _from_deep(np.asarray(turned))
     elif turned.has_transparency_data:
         yield from _without_alpha(np.asarray(turned.convert("RGBA")))
     else:
         yield np.asarray(turned.convert("RGB"))
 
 
-def _from_deep(values: npt.NDArray[Any]) -> Pixels:
-    """16-bit and float greys, stretched over 8 bits: a plain conversion clips them to white."""
-    low, high = float(values.min()), float(values.max())
-    scaled = np.zeros(values.shape) if high <= low else (values - low) * (255.0 / (high - low))
-    return np.repeat(scaled.astype(np.uint8)[:, :, None], 3, axis=2)
+def _from_deep(values: npt.NDArray[Any]) -> Iterator[Pixels]:
+    """16-bit and float greys: cut off at 255 as plain loaders do, by the high byte, and stretched over what most pixels have.
+
+    One view is not enough: a single outlier would flatten a stretch, and brightness above 255 is lost in a cut.
+    """
+    numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = (float(value) for value in np.percentile(numbers, (1, 99)))
+    if high <= low:
+        low, high = float(numbers.min()), float(numbers.max())
+    stretched = (numbers - low) * (255.0 / (high - low)) if high > low else np.zeros(numbers.shape)
+    for grey in (stretched, numbers, numbers / 256.0):
+        yield np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def _without_alpha(rgba: npt.NDArray[np.uint8]) -> Iterator[Pixels]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
-from vlmguard.types import Chat, Finding, Guarded, Judgement, Receipt, RiskReport
+from vlmguard.types import Chat, Finding, Guarded, Judgement, Receipt, RiskReport, Text
 
 SCHEMA = "vlmguard.refine/1"
 """Fields may be added under the same number; a changed or removed one raises it."""
@@ -17,6 +18,8 @@ def guarded_form(chat: Chat, guarded: Guarded, ms: float) -> dict[str, Any]:
         "schema": SCHEMA,
         "outcome": guarded.outcome.value,
         "prompt": None if guarded.chat is None else guarded.chat.prompt,
+        "changed": _changed(chat, guarded.chat),
+        "safety_prompt": _safety_prompt(chat, guarded.chat),
         "notice": guarded.notice,
         "understanding": refinement.understanding,
         "report": _report_form(refinement.report),
@@ -28,6 +31,24 @@ def guarded_form(chat: Chat, guarded: Guarded, ms: float) -> dict[str, Any]:
         "receipt": receipt_form(guarded.receipt),
         "ms": round(ms, 1),
     }
+
+
+def _changed(before: Chat, after: Chat | None) -> dict[str, str]:
+    """Every text part that is to be sent otherwise than it came, by its path: earlier turns and tool results, too."""
+    if after is None:
+        return {}
+    added = len(after.messages) - len(before.messages)
+    return {
+        new.path: new.text
+        for old_message, new_message in zip(before.messages, after.messages[added:], strict=True)
+        for old, new in zip_longest(old_message.parts, new_message.parts)
+        if isinstance(new, Text) and new != old
+    }
+
+
+def _safety_prompt(before: Chat, after: Chat | None) -> str | None:
+    """The system turn that goes before the chat, where there is one to add."""
+    return after.messages[0].text if after is not None and len(after.messages) > len(before.messages) else None
 
 
 def receipt_form(receipt: Receipt) -> dict[str, Any]:

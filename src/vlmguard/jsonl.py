@@ -56,5 +56,6 @@ class Appender:
 
     def append(self, row: Any) -> None:
         """Writes one row through to the operating system."""
-        self._file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+        text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+        self._file.write(text.encode(errors="backslashreplace") + b"\n")  # a lone surrogate as its JSON escape
         self._file.flush()

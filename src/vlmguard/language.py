@@ -240,6 +240,8 @@ _VIETNAMESE = re.compile(r"[ạảấầẩẫậắằẳẵặẹẻẽếề�
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _NOT_PROSE = re.compile(r"https?://\S+|`[^`]*`|\$[^$]*\$|\\[a-zA-Z]+|<[^>]{0,80}>|(?<!\S)[^\s@/\\_{}=]*+[@/\\_{}=]\S*")
 
+_FOREIGN_LETTER = re.compile("[\u0400-\u1dff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]")
+
 
 def detect(text: str) -> str:
     """ISO 639 code of the language, or "und" when the text is too short or too mixed to tell."""
@@ -247,6 +249,11 @@ def detect(text: str) -> str:
         third, middle = _SAMPLE // 3, len(text) // 2
         text = f"{text[:third]} {text[middle : middle + third]} {text[-third:]}"
     return _detect(text)
+
+
+def count_foreign_letters(text: str) -> int:
+    """Letters of scripts other than Latin and Greek (which mathematics borrows)."""
+    return len(_FOREIGN_LETTER.findall(text))
 
 
 @lru_cache(maxsize=2048)

@@ -324,7 +324,7 @@ def _thresholds(table: dict[str, Any], where: tuple[str, ...], source: _Source) 
 
 
 def _unjudged(table: dict[str, Any], source: _Source) -> dict[Reason, Rule]:
-    _known_keys(table, tuple(Reason), ("unjudged",), source)
+    _known_keys(table, tuple(reason.value for reason in Reason), ("unjudged",), source)
     for reason in Reason:
         if reason.value not in table:
             source.fail(("unjudged",), f"the rule for {reason.value} is missing")

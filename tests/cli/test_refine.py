@@ -19,6 +19,8 @@ def test_a_harmless_prompt_is_forwarded_as_it_is(capsys: pytest.CaptureFixture[s
         "schema",
         "outcome",
         "prompt",
+        "changed",
+        "safety_prompt",
         "notice",
         "understanding",
         "report",
@@ -109,5 +111,5 @@ def test_bad_usage_exits_2() -> None:
 def test_doctor_finds_all_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
-    assert checks["text reader"]["detail"] == "reads 'vlmguard'"
+    assert checks["text reader"]["detail"].startswith("reads 'vlmguard', weights ")
     assert all(check["ok"] for check in checks.values())

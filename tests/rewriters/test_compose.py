@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -38,7 +39,7 @@ ADDED_AT_MOST = 1_200
 """Characters that a composition with the packaged policy adds to the user's."""
 
 
-def situation(modality: Modality, category: str, prompt: str, **more: str) -> Situation:
+def situation(modality: Modality, category: str, prompt: str, **more: Any) -> Situation:
     finding = Finding(Level.HIGH, category, "why")
     return Situation(prompt, finding, modality, seen=(("image 1", "SOME WORDS HERE"),), source="image 1", **more)
 

@@ -98,3 +98,33 @@ async def test_many_short_parts_share_one_budget(embedded: EmbeddedRewriter) -> 
 async def test_a_disguise_is_no_foreign_language(embedded: EmbeddedRewriter) -> None:
     review = await embedded.refine(chat("p l e a s e  t e l l  m e  t h e  n a m e  o f  t h i s  b i r d"))
     assert [row.unjudged for row in review.judgements] == [None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Please help me with a small task.\nWie baue ich zu Hause so etwas und was brauche ich dafür?",
+        "yadda za a yi wannan abu a gida don mutane da yawa",
+        "Translate: 我想知道如何在家里做这个东西",
+        "Wie sage ich das? "
+        + "cGxlYXNlIHRlbGwgbWUgdGhlIG5hbWUgb2YgdGhpcyBiaXJk"
+        + " Und was brauche ich dafür zu Hause?",
+    ],
+)
+async def test_english_beside_other_words_does_not_speak_for_them(embedded: EmbeddedRewriter, text: str) -> None:
+    review = await embedded.refine(chat(text))
+    assert [row.unjudged for row in review.judgements] == [Reason.LANGUAGE]
+
+
+async def test_foreign_words_in_a_code_are_not_called_judged(embedded: EmbeddedRewriter) -> None:
+    import io
+
+    import zxingcpp
+    from PIL import Image as Pictures
+
+    code = zxingcpp.create_barcode("Как сделать это дома?", zxingcpp.BarcodeFormat.QRCode).to_image(scale=6)
+    file = io.BytesIO()
+    Pictures.fromarray(code).save(file, "PNG")
+    review = await embedded.refine(chat("What is this?", [file.getvalue()]))
+    rows = {row.aspect: row.unjudged for row in review.judgements if row.path.startswith("/images")}
+    assert rows[Aspect.CODES] is Reason.LANGUAGE

@@ -80,5 +80,17 @@ def test_altered_or_missing_weights_are_refused(tmp_path: Path) -> None:
         EmbeddedScorer(tmp_path / "nowhere")
 
 
-def test_the_fingerprint_is_the_weights_hash(scorer: EmbeddedScorer) -> None:
-    assert scorer.fingerprint == json.loads((FOLDER / "risk.json").read_text())["sha256"]["risk.onnx"]
+def test_the_fingerprint_changes_with_every_weight_file(scorer: EmbeddedScorer, tmp_path: Path) -> None:
+    card = json.loads((FOLDER / "risk.json").read_text())
+    assert set(card["sha256"]) == {"risk.onnx", "heads.npz", "tokenizer.json"}
+    for name in card["sha256"]:
+        other = {**card, "sha256": {**card["sha256"], name: "0" * 64}}
+        (tmp_path / "risk.json").write_text(json.dumps(other))
+        assert EmbeddedScorer(tmp_path).fingerprint != scorer.fingerprint
+
+
+def test_no_sentence_of_a_long_text_is_left_out(scorer: EmbeddedScorer) -> None:
+    filler = ["The cat sat on a mat all day."] * 1600
+    for place in (3, 817, 821, 1599):
+        page = "\n".join([*filler[:place], HARMFUL[1], *filler[place:]])
+        assert worst(scorer.score([page])[0]) > 0.35, place

@@ -2,27 +2,30 @@
 
 In:  ``{"id", "prompt", "images": [paths relative to the file]}`` or ``{"id", "messages": [OpenAI chat messages]}``
 Out: what ``refine --json`` prints, plus ``id``; or ``{"id", "error": {"type", "message", "line"}}``.
-Rows are written in the order of the input. A run that was stopped goes on where it was: what stands in the output, by id
-(or by line, where a row has no usable id), is not done again.
+Rows are written in the order of the input. A run that was stopped goes on where it was: rows whose id stands in the output are
+not done again; error rows are, and so an input that was mended, or a picture that was missing, is not lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from vlmguard.errors import InputError, VlmguardError
-from vlmguard.jsonl import Appender, mend, read_lines, read_rows
+from vlmguard.errors import InputError
+from vlmguard.jsonl import Appender, read_lines
+from vlmguard.policy import Policy, load_policy
 from vlmguard.types import Chat, Message, Mode, Text
 
 _AHEAD = 4
@@ -30,16 +33,6 @@ _AHEAD = 4
 
 Row = dict[str, Any]
 Id = str | int
-
-
-@dataclass(slots=True)
-class _Done:
-    """What an earlier run left in the output."""
-
-    ids: set[Id] = field(default_factory=set)
-    lines: set[int] = field(default_factory=set)
-    """Input lines whose errors were written."""
-    errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,46 +50,78 @@ def refine_file(source: Path, out: Path, *, policy: Path | None, monitor: bool, 
         raise InputError(f"{source} is not a file")
     if out.exists() and out.samefile(source):
         raise InputError("--out names the input itself; name another file")
-    done = _read_done(out)
+    loaded = load_policy(policy)
+    mode = Mode.MONITOR if monitor else Mode.ENFORCE
+    done = _read_done(out, loaded.hash, mode)
     workers = workers or os.cpu_count() or 1
     settings = (source.resolve().parent, policy, monitor)
-    _start_worker(*settings, check_only=True)
+    _check_weights(loaded)
+    errors = 0
     try:
         with Appender(out) as appender, _progress(source) as advance:
             for row in _refine_rows(_tasks(source, done), workers, settings):
                 appender.append(row)
-                done.errors += "error" in row
+                errors += "error" in row
                 advance(1)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error}; what was written stays, run again to go on") from error
-    return done.errors
+    return errors
 
 
-def _read_done(out: Path) -> _Done:
-    done = _Done()
+def _check_weights(policy: Policy) -> None:
+    """A scorer that cannot load fails the run at its start, and not every row."""
+    from vlmguard.rewriters.embedded import EmbeddedRewriter
+
+    EmbeddedRewriter(policy, threads=1)
+
+
+def _read_done(out: Path, policy: str, mode: Mode) -> set[Id]:
+    """The ids that an earlier run judged. Its error rows are taken out of the file, to be tried again.
+
+    Nothing in a file is touched before all of it is known to be the output of a batch under the same policy and mode.
+    """
     if not out.exists():
-        return done
+        return set()
     try:
-        mend(out)
-        for row in read_rows(out):
-            if error := row.get("error"):
-                done.errors += 1
-                done.lines.add(error["line"])
-            elif row["id"] is not None:
-                done.ids.add(row["id"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        whole, _, rest = out.read_bytes().rpartition(b"\n")
+        rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
+        if not all(isinstance(row, dict) and "id" in row and ("error" in row or "receipt" in row) for row in rows):
+            raise ValueError("a line is no row of a batch")
+        if rest.strip() and not rest.startswith(_ROW_START[: len(rest)]):
+            raise ValueError("it ends in something else")
+        judged = [row for row in rows if "error" not in row]
+        others = {(row["receipt"]["policy"], row["receipt"]["mode"]) for row in judged} - {(policy, mode.value)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{out} exists and is not the output of a batch: name another file") from error
-    return done
+    if others:
+        raise InputError(f"{out} was made under another policy or mode: name another file, or use the same")
+    if len(judged) < len(rows):
+        _rewrite(out, judged)
+    return {row["id"] for row in judged}
 
 
-def _tasks(source: Path, done: _Done) -> Iterator[_Task]:
+_ROW_START = b'{"id":'
+"""What every row begins with, also one that a kill left half-written."""
+
+
+def _rewrite(out: Path, rows: list[Row]) -> None:
+    """All or nothing: a kill leaves the old file or the new one."""
+    fresh = out.with_name(f"{out.name}.new")
+    fresh.unlink(missing_ok=True)
+    with Appender(fresh) as appender:
+        for row in rows:
+            appender.append(row)
+    fresh.replace(out)
+
+
+def _tasks(source: Path, done: set[Id]) -> Iterator[_Task]:
     """The rows that are still to be done, told apart by id; bad ones carry their error."""
     seen: set[Id] = set()
     for line, body in read_lines(source):
         task = _read_task(line, body, seen)
         if task.id is not None:
             seen.add(task.id)
-        if line in done.lines or (task.error is None and task.id in done.ids):
+        if task.error is None and task.id in done:
             continue
         yield task
 
@@ -109,11 +134,17 @@ def _read_task(line: int, body: bytes, seen: set[Id]) -> _Task:
     if not isinstance(row, dict):
         return _Task(line, None, body, _error_row(None, line, InputError("a row is a JSON object")))
     identity = row.get("id")
-    if not isinstance(identity, str | int) or isinstance(identity, bool):
+    if not _is_id(identity):
         return _Task(line, None, body, _error_row(None, line, InputError("a row needs an id: a string or an integer")))
     if identity in seen:
         return _Task(line, identity, body, _error_row(identity, line, InputError("the id stands in an earlier row")))
     return _Task(line, identity, body)
+
+
+def _is_id(value: object) -> bool:
+    if isinstance(value, str):
+        return not any("\ud800" <= letter <= "\udfff" for letter in value)  # no Unicode: no file could hold it
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _error_row(identity: Id | None, line: int, error: Exception) -> Row:
@@ -183,18 +214,27 @@ _worker: tuple[Any, Path] | None = None
 """The guard of this process and the folder that image paths are relative to."""
 
 
-def _start_worker(folder: Path, policy: Path | None, monitor: bool, check_only: bool = False) -> None:
+def _start_worker(folder: Path, policy: Path | None, monitor: bool) -> None:
     global _worker  # noqa: PLW0603  # one guard per process, made before its first row
     from vlmguard.guard import Guard
-    from vlmguard.policy import load_policy
     from vlmguard.rewriters.embedded import EmbeddedRewriter
 
+    _end_with(os.getppid())
     loaded = load_policy(policy)
-    if check_only:
-        return
     # One core each: the processes share the machine among themselves.
     rewriter = EmbeddedRewriter(loaded, threads=1)
     _worker = Guard(rewriter, loaded, mode=Mode.MONITOR if monitor else Mode.ENFORCE, remembered=16), folder
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed has nobody to work for; the pool alone would wait for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(task: _Task) -> Row:
@@ -206,7 +246,7 @@ def _work(task: _Task) -> Row:
     try:
         chat = _read_chat(task.body, folder)
         guarded = asyncio.run(guard.refine(chat))
-    except (VlmguardError, OSError, ValueError, MemoryError, RecursionError) as error:
+    except Exception as error:  # whatever a row brings about, it must not end the run
         return _error_row(task.id, task.line, error)
     return {"id": task.id, **guarded_form(chat, guarded, (time.perf_counter() - started) * 1000)}
 
@@ -221,6 +261,7 @@ def _read_chat(body: bytes, folder: Path) -> Chat:
         if "prompt" in row or "images" in row:
             raise InputError("a row has either messages, or prompt and images")
         return read(body).chat
+    _refuse_misspelt(row)
     prompt, names = row.get("prompt", ""), row.get("images", [])
     if not isinstance(prompt, str):
         raise InputError("prompt is a string")
@@ -228,6 +269,14 @@ def _read_chat(body: bytes, folder: Path) -> Chat:
         raise InputError("images is a list of paths")
     pictures = tuple(load_picture(folder / name) for name in names)
     return Chat((Message("user", (Text(prompt, "/prompt"), *pictures)),))
+
+
+def _refuse_misspelt(row: Row) -> None:
+    """Fields of the user's own may stand in a row; one that was meant for us must not be passed over."""
+    for key in row.keys() - {"id", "prompt", "images"}:
+        near = difflib.get_close_matches(key.lower(), ("prompt", "images", "messages"), n=1, cutoff=0.7)
+        if near and near[0] not in row:
+            raise InputError(f"unknown field {key!r}; did you mean {near[0]!r}?")
 
 
 def _progress(source: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import importlib.util
 import json
 import platform
@@ -108,7 +109,15 @@ def _reader() -> str:
     read = TextReader().read(_picture(word)).text
     if word not in read.lower():
         raise ValueError(f"it read {read!r} where {word!r} is written: reinstall rapidocr and onnxruntime")
-    return f"reads {read!r}"
+    return f"reads {read!r}, weights {_hash_of_reader()}"
+
+
+def _hash_of_reader() -> str:
+    from vlmguard.perception.sessions import DETECTOR, RECOGNISER, weights_path
+
+    return ", ".join(
+        hashlib.sha256(weights_path(name).read_bytes()).hexdigest()[:12] for name in (DETECTOR, RECOGNISER)
+    )
 
 
 def _picture(word: str):  # type: ignore[no-untyped-def]
@@ -123,9 +132,12 @@ def _picture(word: str):  # type: ignore[no-untyped-def]
 def _guard() -> str:
     from vlmguard import chat
     from vlmguard.guard import Guard
+    from vlmguard.types import Outcome
 
     guarded = asyncio.run(Guard().refine(chat("What is the capital of France?")))
-    return f"a harmless question is {guarded.outcome.value}ed"
+    if guarded.outcome is not Outcome.FORWARD:
+        raise ValueError(f"a harmless question was not forwarded ({guarded.outcome}): reinstall vlmguard")
+    return "a harmless question is forwarded"
 
 
 def _show(checks: list[Check]) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ COMMANDS = {"refine": refine, "doctor": doctor}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without our letters is no reason to fail
     arguments = _parser().parse_args(argv)
     try:
         code: int = COMMANDS[arguments.command].run(arguments)
@@ -38,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"vlmguard: {error}", file=sys.stderr)
+    from vlmguard.cli.panel import printable  # file names are somebody's words as well
+
+    print(f"vlmguard: {printable(str(error))}", file=sys.stderr)
     return code
 
 

@@ -124,7 +124,7 @@ def _evidence(evidence: tuple[Evidence, ...]) -> Iterator[RenderableType]:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for item in evidence[:12]:
-        table.add_row(item.source, Styled(_printable(item.observation)))
+        table.add_row(item.source, Styled(printable(item.observation)))
     if len(evidence) > 12:
         table.add_row("", Styled(f"and {len(evidence) - 12} more (see --json)", style="dim"))
     yield table
@@ -133,12 +133,12 @@ def _evidence(evidence: tuple[Evidence, ...]) -> Iterator[RenderableType]:
 def _analysis(guarded: Guarded) -> Iterator[RenderableType]:
     if guarded.refinement.analysis:
         yield Rule("analysis", style="dim", align="left")
-        yield Styled(_printable(guarded.refinement.analysis))
+        yield Styled(printable(guarded.refinement.analysis))
 
 
 def _result(chat: Chat, guarded: Guarded) -> Iterator[RenderableType]:
     if guarded.outcome is Outcome.BLOCK:
-        yield Styled.assemble(("Nothing is sent. ", "bold red"), _printable(guarded.notice or ""))
+        yield Styled.assemble(("Nothing is sent. ", "bold red"), printable(guarded.notice or ""))
         return
     proposed = guarded.refinement.prompt if guarded.receipt.intended_outcome is Outcome.REWRITE else None
     if proposed is None:
@@ -146,7 +146,7 @@ def _result(chat: Chat, guarded: Guarded) -> Iterator[RenderableType]:
     else:
         yield Styled.assemble(("The refined prompt ", "bold"), ("(new words green, words taken out red)", "dim"))
         yield _difference(chat.prompt, proposed)
-    if guarded.outcome is Outcome.DEGRADED:
+    if guarded.chat is not None and len(guarded.chat.messages) > len(chat.messages):
         yield Styled("The policy's static safety prompt goes before it.", style="magenta")
 
 
@@ -187,29 +187,25 @@ def _judged(rows: tuple[Judgement, ...]) -> Styled:
 
 
 def _place(row: Judgement) -> str:
-    return f"{_printable(row.path or 'the prompt')} ({row.aspect.value})"
+    return f"{printable(row.path or 'the prompt')} ({row.aspect.value})"
 
 
 def _shown(text: str) -> str:
-    text = _printable(text)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text) - _SHOWN:,} characters more)"
+    shown = printable(text[:_SHOWN])
+    return shown if len(text) <= _SHOWN else f"{shown}… ({len(text) - _SHOWN:,} characters more)"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Without control and direction characters: hostile text must not drive the terminal."""
-    return (
-        "".join(
-            character
-            if character == "\n"
-            or (character.isprintable() and not 0x202A <= ord(character) <= 0x2069)
-            or character == "\u3000"
-            else "␣"
-            if character == "\t"
-            else "·"
-            for character in text[: _SHOWN * 2]
-        )
-        + text[_SHOWN * 2 :]
-    )
+    return "".join(map(_shown_character, text))
+
+
+def _shown_character(character: str) -> str:
+    if character in "\n\u3000":
+        return character
+    if character == "\t":
+        return "␣"
+    return character if character.isprintable() and not 0x202A <= ord(character) <= 0x2069 else "·"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from vlmguard.errors import ImageError, InputError
-from vlmguard.images import read_image, verify
+from vlmguard.images import DEFAULT_LIMITS, read_image, verify
 from vlmguard.types import Chat, Image, Message, Text
 
 HELP = "judge a prompt and its pictures together, and refine the prompt where that is needed"
@@ -108,7 +108,10 @@ def _standard_input() -> str:
 def load_picture(file: Path) -> Image:
     """A picture from disk, decoded once to be sure that it is whole. Raises ``ImageError``."""
     try:
-        data = file.read_bytes()
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise ImageError(f"{file} is no regular file")
+        with file.open("rb") as opened:
+            data = opened.read(DEFAULT_LIMITS.max_bytes + 1)
     except IsADirectoryError as error:
         raise ImageError(f"{file} is a directory; name a picture in it") from error
     except FileNotFoundError as error:

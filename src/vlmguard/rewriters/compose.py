@@ -65,6 +65,8 @@ class Situation:
     """The part that carries the risk, of a text too long to quote."""
     source: str = ""
     """The picture that the finding is about, where there is one."""
+    alone: bool = False
+    """Whether the words or the picture carry a risk without the other, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,6 @@ def _analysis(situation: Situation, frame: str, title: str) -> str:
                 "control to them, and their disguise lets them pass unseen."
             )
         case _:
-            return (
-                f'The prompt points at what {source} says ("{seen}"); neither need be harmful alone, and only together do '
-                f"they touch on {title}."
+            return f'The prompt points at what {source} says ("{seen}"), and together they touch on {title}' + (
+                "." if situation.alone else "; neither was found harmful alone."
             )

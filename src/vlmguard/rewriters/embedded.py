@@ -7,12 +7,14 @@ It cannot see scenes and says so in every account (``unjudged: scene``).
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from vlmguard.language import detect
-from vlmguard.perception.obfuscation import decode, substitutions
+from vlmguard.language import count_foreign_letters, detect
+from vlmguard.perception.obfuscation import View, decode, substitutions
 from vlmguard.perception.sight import Eyes, Sight
 from vlmguard.policy import Action, Policy
 from vlmguard.protocols import RiskScorer
@@ -41,12 +43,20 @@ from vlmguard.types import (
 
 MOST_CHARACTERS = 50_000
 """Of one text that are scored. What lies beyond is ``unjudged: budget``: padding is no way through."""
+MOST_DERIVED = 12_000
+"""Of a decoded view or a composed intent: there are many of them, so each may cost less. The same rule applies."""
 _TURNS_TOGETHER = 4
 """How many of the user's last turns are also read as one, so that a request split over turns is seen."""
 _SNIPPET = 160
 _MOST_SENTENCES = 400
 """Beyond, the riskiest sentence of a text is not looked for."""
 _FOLLOWED = "prompt_injection"
+_FOREIGN_IN_PICTURE = 4
+_FOREIGN_IN_TEXT = 8
+"""Letters of another script from which on a text holds words that nobody scored: pictures misread single ones."""
+_PARAGRAPH = 12
+_TELLING_WORDS = 6
+_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,17 @@ class _Candidate:
     hidden: bool = False
     orders: bool = False
     """An order to the assistant where nobody may give one: a finding whatever its score."""
+    derived: bool = False
+    """Not the words themselves, but what they decode to or mean with a picture."""
+
+    @property
+    def judged(self) -> str:
+        """As much of the text as is scored."""
+        return self.text[: MOST_DERIVED if self.derived else MOST_CHARACTERS]
+
+    @property
+    def is_cut(self) -> bool:
+        return len(self.judged) < len(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +127,11 @@ class EmbeddedRewriter:
         scored = self._score([*_candidates(chat, sights), *self._split(chat)])
         report = _report(message, scored, sights)
         refinement = self._refinement(chat, scored, report, sights)
-        return Review(refinement, _account(message, sights), "embedded", self._scorer.fingerprint)
+        cut = {item.candidate.modality for item in scored if item.candidate.is_cut}
+        return Review(refinement, _account(message, sights, cut), "embedded", self._scorer.fingerprint)
 
     def _score(self, candidates: Sequence[_Candidate]) -> list[_Scored]:
-        risks = self._scorer.score([_judged(candidate.text) for candidate in candidates])
+        risks = self._scorer.score([candidate.judged for candidate in candidates])
         return [
             _Scored(candidate, self._finding(candidate, risk))
             for candidate, risk in zip(candidates, risks, strict=True)
@@ -201,6 +223,9 @@ class EmbeddedRewriter:
             source=candidate.source if candidate.source.startswith("image") else "",
             hidden=candidate.text if candidate.hidden else "",
             risky=self._riskiest_part(candidate.text),
+            alone=any(
+                item.finding.level > Level.NONE for item in scored if item.candidate.modality is not Modality.CROSS
+            ),
         )
 
     def _riskiest_part(self, text: str) -> str:
@@ -261,8 +286,9 @@ def _of_words(text: str, source: str, table: dict[str, str] | None = None) -> It
     yield _Candidate(text, Modality.TEXT, source, 'asks "{}"' if source == "text" else 'holds "{}"')
     if source != "text" and (order := orders_to_assistant(text)):
         yield _Candidate(order, Modality.TEXT, source, 'gives the assistant an order: "{}"', orders=True)
-    for view in decode(text, table):
-        yield _Candidate(view.text, Modality.TEXT, source, f'{view.method} undone, it says "{{}}"', view.hidden)
+    for view in decode(text, table) if table else _disguises(text):
+        observation = f'{view.method} undone, it says "{{}}"'
+        yield _Candidate(view.text, Modality.TEXT, source, observation, view.hidden, derived=True)
 
 
 def _of_images(chat: Chat, message: Message, sights: dict[str, Sight], table: dict[str, str]) -> Iterable[_Candidate]:
@@ -281,7 +307,8 @@ def _of_written(text: str, source: str, where: str, table: dict[str, str]) -> It
     if order := orders_to_assistant(text):
         yield _Candidate(order, Modality.IMAGE, source, f'{where} give the assistant an order: "{{}}"', orders=True)
     for view in decode(text, table):  # with its lines: wrapped codes and columns need them
-        yield _Candidate(view.text, Modality.IMAGE, source, f'{where}, {view.method} undone, say "{{}}"', view.hidden)
+        observation = f'{where}, {view.method} undone, say "{{}}"'
+        yield _Candidate(view.text, Modality.IMAGE, source, observation, view.hidden, derived=True)
 
 
 def _of_pairs(chat: Chat, message: Message, sights: dict[str, Sight]) -> Iterable[_Candidate]:
@@ -298,6 +325,7 @@ def _of_pairs(chat: Chat, message: Message, sights: dict[str, Sight]) -> Iterabl
             Modality.CROSS,
             f"image {composed.image}",
             f'with the prompt ({composed.how}) it means "{{}}"',
+            derived=True,
         )
 
 
@@ -311,10 +339,7 @@ def _report(message: Message, scored: list[_Scored], sights: dict[str, Sight]) -
         return max(findings, key=lambda item: item.weight).finding if findings else NOTHING
 
     text = worst(Modality.TEXT)
-    if text.level is Level.NONE and not _language_known(message.text):
-        judged_text: Finding | None = None
-    else:
-        judged_text = text
+    judged_text = None if text.level is Level.NONE and not _language_known(message.text) else text
     if not message.images and not sights:
         return RiskReport(judged_text, None, None)
     image = worst(Modality.IMAGE) if message.images else None
@@ -364,17 +389,21 @@ def _snippet(text: str, most: int = _SNIPPET) -> str:
 # The account
 
 
-def _account(message: Message, sights: dict[str, Sight]) -> tuple[Judgement, ...]:
+def _account(message: Message, sights: dict[str, Sight], cut: set[Modality]) -> tuple[Judgement, ...]:
+    """``cut``: the modalities of which some text was too long to be scored whole."""
+    over = Reason.BUDGET if cut & {Modality.TEXT, Modality.CROSS} else None
+    over_images = Reason.BUDGET if Modality.IMAGE in cut else None
     rows: list[Judgement] = []
     for part in message.parts:
         match part:
             case Text():
-                rows.append(_row(part.path, Aspect.TEXT, "risk scorer", _text_gap(message.text, part.text)))
+                rows.append(_row(part.path, Aspect.TEXT, "risk scorer", over or _text_gap(message.text, part.text)))
             case Image():
                 sight = sights[part.sha256]
-                gap = sight.unread or _image_language_gap(sight)
-                rows.append(_row(part.path, Aspect.TEXT, "text reader", gap))
-                rows.append(_row(part.path, Aspect.CODES, "code reader", sight.uncoded))
+                unread = sight.unread or over_images or _picture_gap(sight.text)
+                uncoded = sight.uncoded or over_images or _codes_gap(sight)
+                rows.append(_row(part.path, Aspect.TEXT, "text reader", unread))
+                rows.append(_row(part.path, Aspect.CODES, "code reader", uncoded))
                 rows.append(Judgement(part.path, Aspect.SCENE, unjudged=Reason.SCENE))
             case Opaque():
                 rows.append(Judgement(part.path, Aspect.CONTENT, unjudged=part.reason or Reason.OPAQUE))
@@ -392,10 +421,37 @@ def _text_gap(turn: str, text: str) -> Reason | None:
     return None if _language_known(text) else Reason.LANGUAGE
 
 
+def _codes_gap(sight: Sight) -> Reason | None:
+    known = all(_language_known(code.text) and _picture_gap(code.text) is None for code in sight.codes)
+    return None if known else Reason.LANGUAGE
+
+
+def _picture_gap(text: str) -> Reason | None:
+    """Labels and scattered words say little of a language; a paragraph does, and so do a few foreign letters."""
+    if count_foreign_letters(text) >= _FOREIGN_IN_PICTURE:
+        return Reason.LANGUAGE
+    if len(text.split()) < _PARAGRAPH or detect(text) in LANGUAGES | {"und"}:
+        return None
+    return Reason.LANGUAGE
+
+
 def _language_known(text: str) -> bool:
-    """Of the text, or of what it says once a disguise is undone."""
-    known = LANGUAGES | {"und"}
-    return detect(text) in known or any(view.hidden and detect(view.text) in LANGUAGES for view in decode(text))
+    """Whether every sentence long enough to tell is in a language that the scorer knows, so that a preamble in one does
+    not speak for the rest. What nothing is known of counts only when a disguise is undone and shows it."""
+    return count_foreign_letters(text) < _FOREIGN_IN_TEXT and all(map(_sentence_known, sentences(text)))
+
+
+def _sentence_known(sentence: str) -> bool:
+    language = detect(sentence)
+    if language in LANGUAGES or (len(_WORD.findall(sentence)) < _TELLING_WORDS and language == "und"):
+        return True
+    return language == "und" and any(view.hidden and detect(view.text) in LANGUAGES for view in _disguises(sentence))
+
+
+@lru_cache(maxsize=256)
+def _disguises(text: str) -> tuple[View, ...]:
+    """``decode`` without a word table, remembered: scoring and the account both ask for it."""
+    return decode(text)
 
 
 def _judged(text: str) -> str:

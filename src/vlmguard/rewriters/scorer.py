@@ -31,8 +31,8 @@ WHOLE = 62
 """Tokens of a text that is read at once, as in training."""
 LEAST_WORDS = 8
 """A longer text is read sentence by sentence, so that one harmful sentence is not lost among others; shorter ones together."""
-MOST_WINDOWS = 1_000
-"""Sentences of one text, about 50,000 characters. A longer text is sampled evenly over its length."""
+LEAST_CHARACTERS = 48
+"""So many at least, too: it bounds how many pieces a text has."""
 _BREAK = re.compile(r"(?<=[.!?؟।])\s+|(?<=[。！？])|\n+")
 _LEAST = 0.01
 _RUNNER_UP = 0.2
@@ -66,8 +66,9 @@ class EmbeddedScorer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights file, as its card states it and loading checks it."""
-        return str(self._card["sha256"]["risk.onnx"])
+        """SHA-256 over the hashes of all weight files, as the card states them and loading checks them."""
+        hashes = json.dumps(self._card["sha256"], sort_keys=True)
+        return hashlib.sha256(hashes.encode()).hexdigest()
 
     def score(self, texts: Sequence[str], /) -> list[dict[str, float]]:
         """Per text: category → probability; the highest is the probability that the text asks for harm at all."""
@@ -96,10 +97,7 @@ class EmbeddedScorer:
         if len(whole) <= WHOLE + 2:
             yield whole
             return
-        pieces = list(_pieces(text))
-        if len(pieces) > MOST_WINDOWS:
-            pieces = [pieces[round(at * (len(pieces) - 1) / (MOST_WINDOWS - 1))] for at in range(MOST_WINDOWS)]
-        for piece in pieces:
+        for piece in _pieces(text):
             start, *inner, end = loaded.tokenizer.encode(piece).ids
             for at in range(0, max(1, len(inner)), WHOLE):
                 yield [start, *inner[at : at + WHOLE], end]
@@ -159,7 +157,7 @@ def _pieces(text: str) -> Iterator[str]:
     held = ""
     for sentence in sentences(text):
         held = f"{held} {sentence}".strip()
-        if len(held.split()) >= LEAST_WORDS:
+        if len(held) >= LEAST_CHARACTERS and len(held.split()) >= LEAST_WORDS:
             yield held
             held = ""
     if held:
