@@ -436,16 +436,21 @@ def _picture_gap(text: str) -> Reason | None:
 
 
 def _language_known(text: str) -> bool:
-    """Whether every sentence long enough to tell is in a language that the scorer knows, so that a preamble in one does
-    not speak for the rest. What nothing is known of counts only when a disguise is undone and shows it."""
-    return count_foreign_letters(text) < _FOREIGN_IN_TEXT and all(map(_sentence_known, sentences(text)))
+    """Whether a text is in a language that the scorer knows, and no sentence of it plainly in another: a preamble in one does
+    not speak for the rest. A text in which no language shows is known when it is short, or when a disguise undone shows one.
+    """
+    if count_foreign_letters(text) >= _FOREIGN_IN_TEXT or any(map(_is_foreign, sentences(text))):
+        return False
+    language = detect(text)
+    if language != "und":
+        return language in LANGUAGES
+    few = len(_WORD.findall(text)) < _TELLING_WORDS
+    return few or any(view.hidden and detect(view.text) in LANGUAGES for view in _disguises(text))
 
 
-def _sentence_known(sentence: str) -> bool:
-    language = detect(sentence)
-    if language in LANGUAGES or (len(_WORD.findall(sentence)) < _TELLING_WORDS and language == "und"):
-        return True
-    return language == "und" and any(view.hidden and detect(view.text) in LANGUAGES for view in _disguises(sentence))
+def _is_foreign(sentence: str) -> bool:
+    telling = len(_WORD.findall(sentence)) >= _TELLING_WORDS
+    return telling and detect(sentence) not in LANGUAGES | {"und"}
 
 
 @lru_cache(maxsize=256)
