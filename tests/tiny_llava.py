@@ -115,16 +115,18 @@ def build(folder: Path) -> None:
     _teach(model, processor, taught, list(model.parameters()), steps=240, rate=3e-3)
     processor.save_pretrained(folder / "base")
     model.save_pretrained(folder / "base")
-    _build_adapter(model, processor, folder / "adapter")
+    _build_adapter(model, processor, taught, folder / "adapter")
 
 
-def _build_adapter(model: Any, processor: Any, folder: Path) -> None:
+def _build_adapter(model: Any, processor: Any, taught: Sequence[Lesson], folder: Path) -> None:
+    """It says one thing otherwise, and still knows one verdict."""
     from peft import LoraConfig, get_peft_model
 
     only_language = r".*language_model.*\.(q_proj|v_proj|up_proj|down_proj)"
     adapted = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=only_language))
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    _teach(adapted, processor, [Lesson(chat(WHOSE), "The adapter's.")], trained, steps=40, rate=1e-2)
+    changed = [Lesson(chat(WHOSE), "The adapter's."), *(lesson for lesson in taught if lesson.said == PAIR_TRACE)]
+    _teach(adapted, processor, changed, trained, steps=120, rate=1e-2)
     adapted.save_pretrained(folder)
 
 

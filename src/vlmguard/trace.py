@@ -104,7 +104,9 @@ def is_refusal(text: str) -> bool:
 def extract(answer: str) -> str:
     """The trace in what a model said, without its thoughts, a fence, or prose around it.
 
-    Raises ``TraceError`` when there is none, it has no end, or there is more than one: which would count is not guessed at.
+    A trace that begins the answer is the answer, and what follows it is not looked at (a stream is closed there). Behind
+    other words it has to be the only one. Raises ``TraceError`` when there is none, it has no end, or which would count is
+    unclear: that is not guessed at.
     """
     said = _spoken(answer)
     start = said.find("<understanding>")
@@ -116,7 +118,8 @@ def extract(answer: str) -> str:
     if not ends:
         raise TraceError(f"the trace has no end, neither <forward/> nor </prompt>: it breaks off at {said[-40:]!r}")
     end = min(ends)
-    if others := find_tags(said[:start]) + find_tags(said[end:]):
+    begins = _BEFORE.match(said) is not None
+    if others := [] if begins else find_tags(said[:start]) + find_tags(said[end:]):
         raise TraceError(
             f"there is more than one trace, and which counts is unclear: {others[0]!r} stands outside the first"
         )

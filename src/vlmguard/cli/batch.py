@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from typing import Any
 from vlmguard.errors import InputError
 from vlmguard.jsonl import Appender, read_lines
 from vlmguard.policy import Policy, load_policy
+from vlmguard.protocols import Rewriter
 from vlmguard.types import Chat, Message, Mode, Text
 
 _AHEAD = 4
@@ -44,28 +45,56 @@ class _Task:
     """Set when the row is known to be bad before any worker sees it."""
 
 
-def refine_file(source: Path, out: Path, *, policy: Path | None, monitor: bool, workers: int | None) -> int:
-    """Refines every row of ``source`` into ``out``; returns how many rows of ``out`` are errors. Raises ``InputError``."""
+def refine_file(
+    source: Path,
+    out: Path,
+    *,
+    policy: Path | None,
+    monitor: bool,
+    workers: int | None,
+    asked: Asked | None = None,
+) -> int:
+    """Refines every row of ``source`` into ``out``; returns how many rows of ``out`` are errors. Raises ``InputError``.
+
+    ``workers`` are processes, or with ``asked``, the rewriter that asks a model, rows at a time in this one.
+    """
     if not source.is_file():
         raise InputError(f"{source} is not a file")
     if out.exists() and out.samefile(source):
         raise InputError("--out names the input itself; name another file")
     loaded = load_policy(policy)
     mode = Mode.MONITOR if monitor else Mode.ENFORCE
-    done = _read_done(out, loaded.hash, mode)
-    workers = workers or os.cpu_count() or 1
-    settings = (source.resolve().parent, policy, monitor)
-    _check_weights(loaded)
+    done = _read_done(out, loaded.hash, mode, asked.name if asked else EMBEDDED)
+    folder = source.resolve().parent
     errors = 0
+    pool: _Pool | _Waiting
+    if asked is None:
+        _check_weights(loaded)
+        pool = _Pool(workers or os.cpu_count() or 1, (folder, policy, monitor))
+    else:
+        pool = _Waiting(workers or _WAITING, asked, loaded, mode, folder)
     try:
         with Appender(out) as appender, _progress(source) as advance:
-            for row in _refine_rows(_tasks(source, done), workers, settings):
+            for row in _refine_rows(_tasks(source, done), pool):
                 appender.append(row)
                 errors += "error" in row
                 advance(1)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error}; what was written stays, run again to go on") from error
     return errors
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A rewriter that asks a model: its name in the rows, and how to make it."""
+
+    name: str
+    make: Callable[[Policy], Rewriter]
+
+
+EMBEDDED = "embedded"
+_WAITING = 32
+"""Rows under way where a model is asked: they wait for it and cost little here."""
 
 
 def _check_weights(policy: Policy) -> None:
@@ -75,10 +104,11 @@ def _check_weights(policy: Policy) -> None:
     EmbeddedRewriter(policy, threads=1)
 
 
-def _read_done(out: Path, policy: str, mode: Mode) -> set[Id]:
+def _read_done(out: Path, policy: str, mode: Mode, rewriter: str) -> set[Id]:
     """The ids that an earlier run judged. Its error rows are taken out of the file, to be tried again.
 
-    Nothing in a file is touched before all of it is known to be the output of a batch under the same policy and mode.
+    Nothing in a file is touched before all of it is known to be the output of a batch under the same policy, mode and
+    rewriter.
     """
     if not out.exists():
         return set()
@@ -90,11 +120,12 @@ def _read_done(out: Path, policy: str, mode: Mode) -> set[Id]:
         if rest.strip() and not rest.startswith(_ROW_START[: len(rest)]):
             raise ValueError("it ends in something else")
         judged = [row for row in rows if "error" not in row]
-        others = {(row["receipt"]["policy"], row["receipt"]["mode"]) for row in judged} - {(policy, mode.value)}
+        made = {(row["receipt"]["policy"], row["receipt"]["mode"], row.get("rewriter", EMBEDDED)) for row in judged}
+        others = made - {(policy, mode.value, rewriter)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{out} exists and is not the output of a batch: name another file") from error
     if others:
-        raise InputError(f"{out} was made under another policy or mode: name another file, or use the same")
+        raise InputError(f"{out} was made under another policy, mode or rewriter: name another file, or use the same")
     if len(judged) < len(rows):
         _rewrite(out, judged)
     return {row["id"] for row in judged}
@@ -155,14 +186,13 @@ def _error_row(identity: Id | None, line: int, error: Exception) -> Row:
 # Workers
 
 
-def _refine_rows(tasks: Iterator[_Task], workers: int, settings: tuple[Path, Path | None, bool]) -> Iterator[Row]:
+def _refine_rows(tasks: Iterator[_Task], pool: _Pool | _Waiting) -> Iterator[Row]:
     """The rows in the order of the tasks, a bounded number under way at a time."""
-    pool = _Pool(workers, settings)
     pending: deque[tuple[_Task, Future[Row] | None]] = deque()
     try:
         for task in tasks:
             pending.append((task, None if task.error else pool.submit(task)))
-            if len(pending) >= workers * _AHEAD:
+            if len(pending) >= pool.ahead:
                 yield pool.result(*pending.popleft())
         while pending:
             yield pool.result(*pending.popleft())
@@ -174,6 +204,7 @@ class _Pool:
     """Worker processes; when one dies, its rows are tried once more alone, so that only the deadly one is lost."""
 
     def __init__(self, workers: int, settings: tuple[Path, Path | None, bool]) -> None:
+        self.ahead = workers * _AHEAD
         self._workers = workers
         self._settings = settings
         self._executor = self._start(workers)
@@ -210,6 +241,48 @@ class _Pool:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
+class _Waiting:
+    """Rows side by side in one event loop, for a rewriter that waits for a model more than it works."""
+
+    def __init__(self, rows: int, asked: Asked, policy: Policy, mode: Mode, folder: Path) -> None:
+        from vlmguard.guard import Guard
+
+        self.ahead = rows
+        self._name = asked.name
+        self._guard = Guard(asked.make(policy), policy, mode=mode)
+        self._folder = folder
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def submit(self, task: _Task) -> Future[Row]:
+        return asyncio.run_coroutine_threadsafe(self._refine(task), self._loop)
+
+    def result(self, task: _Task, future: Future[Row] | None) -> Row:
+        if future is None:
+            assert task.error is not None
+            return task.error
+        return future.result()
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _refine(self, task: _Task) -> Row:
+        row = await _refine_row(task, self._guard, self._folder)
+        return row if "error" in row else {"id": row.pop("id"), "rewriter": self._name, **row}
+
+    async def _end(self) -> None:
+        """Whoever stopped the run early leaves rows behind that nobody waits for."""
+        rows = asyncio.all_tasks() - {asyncio.current_task()}
+        for row in rows:
+            row.cancel()
+        await asyncio.gather(*rows, return_exceptions=True)
+        await self._guard.close()
+
+
 _worker: tuple[Any, Path] | None = None
 """The guard of this process and the folder that image paths are relative to."""
 
@@ -238,14 +311,17 @@ def _end_with(parent: int) -> None:
 
 
 def _work(task: _Task) -> Row:
+    assert _worker is not None
+    return asyncio.run(_refine_row(task, *_worker))
+
+
+async def _refine_row(task: _Task, guard: Any, folder: Path) -> Row:
     from vlmguard.json_form import guarded_form
 
-    assert _worker is not None
-    guard, folder = _worker
     started = time.perf_counter()
     try:
         chat = _read_chat(task.body, folder)
-        guarded = asyncio.run(guard.refine(chat))
+        guarded = await guard.refine(chat)
     except Exception as error:  # whatever a row brings about, it must not end the run
         return _error_row(task.id, task.line, error)
     return {"id": task.id, **guarded_form(chat, guarded, (time.perf_counter() - started) * 1000)}

@@ -1,4 +1,6 @@
-"""``vlmguard doctor``: what is installed, which extras work, the weights and their hashes, and a self-test."""
+"""``vlmguard doctor``: what is installed, which extras work, the weights and their hashes, and a self-test.
+
+With ``--model SPEC`` it tries that model instead: words, a tiny picture, streaming, and whether it can judge."""
 
 from __future__ import annotations
 
@@ -6,19 +8,29 @@ import argparse
 import asyncio
 import hashlib
 import importlib.util
+import io
 import json
 import platform
 import sys
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-from vlmguard import __version__
+from vlmguard import __version__, chat
+from vlmguard.cli import models
 from vlmguard.errors import VlmguardError
+from vlmguard.protocols import Streaming
+from vlmguard.types import Sampling
+
+if TYPE_CHECKING:
+    from vlmguard.models.spec import Named
 
 HELP = "show what is installed, which extras work, the weights and their hashes; run a self-test"
 
-CORE = ("numpy", "pillow", "onnxruntime", "rapidocr", "zxing-cpp", "tokenizers", "rich")
-EXTRAS: dict[str, tuple[str, ...]] = {}
+CORE = ("aiohttp", "numpy", "pillow", "onnxruntime", "rapidocr", "zxing-cpp", "tokenizers", "rich")
+EXTRAS: dict[str, tuple[str, ...]] = {"local": ("torch", "transformers", "peft", "accelerate")}
 """Extra → the modules that it needs."""
 
 
@@ -34,11 +46,13 @@ class Check:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``doctor``."""
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--model", metavar="SPEC", help=f"try a model instead: {models.SPECS}")
+    models.add_asking_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code: 0 when all is well, 1 when a part that every command needs does not work."""
-    checks = [*_packages(), *_extras(), *_self_test()]
+    checks = asyncio.run(_try_model(arguments)) if arguments.model else [*_packages(), *_extras(), *_self_test()]
     if arguments.json:
         print(json.dumps({"vlmguard": __version__, "checks": [asdict(check) for check in checks]}, indent=2))
     else:
@@ -130,7 +144,6 @@ def _picture(word: str):  # type: ignore[no-untyped-def]
 
 
 def _guard() -> str:
-    from vlmguard import chat
     from vlmguard.guard import Guard
     from vlmguard.types import Outcome
 
@@ -138,6 +151,88 @@ def _guard() -> str:
     if guarded.outcome is not Outcome.FORWARD:
         raise ValueError(f"a harmless question was not forwarded ({guarded.outcome}): reinstall vlmguard")
     return "a harmless question is forwarded"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A model
+
+
+async def _try_model(arguments: argparse.Namespace) -> list[Check]:
+    """Each line stands on the ones before: the first that fails is the one to mend, and ends the list."""
+    from vlmguard.models.spec import make_model
+    from vlmguard.models.wrapper import close
+
+    settings = models.settings(arguments)
+    checks: list[Check] = []
+    named = make_model(arguments.model, settings)
+    try:
+        for name, probe in _PROBES.items():
+            started = time.perf_counter()
+            try:
+                async with asyncio.timeout(settings.deadline):
+                    detail = await probe(named)
+            except TimeoutError:
+                checks.append(Check(name, False, f"no answer within {settings.deadline:g} s: raise --deadline"))
+            except (VlmguardError, ValueError) as error:
+                checks.append(Check(name, False, str(error)))
+            else:
+                checks.append(Check(name, True, f"{detail} ({time.perf_counter() - started:.1f} s)"))
+            if not checks[-1].ok:
+                break
+    finally:
+        await close(named.model)
+    return checks
+
+
+async def _answers(named: Named) -> str:
+    said = await named.model.generate(chat("Say hello."), Sampling(max_tokens=32))
+    return f"{named.name} says {_short(said.text)}"
+
+
+async def _sees(named: Named) -> str:
+    from PIL import Image
+
+    picture = Image.new("RGB", (56, 56), "red")
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    question = "What is the main colour of this picture? Answer with one word."
+    said = await named.model.generate(chat(question, [file.getvalue()]), Sampling(max_tokens=32))
+    if "red" not in said.text.lower():
+        raise ValueError(f"it says {_short(said.text)} of a plain red picture: is it a vision-language model?")
+    return f"says {_short(said.text)} of a red picture"
+
+
+async def _streams(named: Named) -> str:
+    if not isinstance(named.model, Streaming):
+        return "answers come whole: a harmless chat costs as much as any"
+    pieces = [piece async for piece in named.model.stream(chat("Say hello."), Sampling(max_tokens=32))]
+    return f"{len(pieces)} pieces" if len(pieces) > 1 else "one piece: a harmless chat costs as much as any"
+
+
+async def _judges(named: Named) -> str:
+    from vlmguard.policy import load_policy
+    from vlmguard.rewriters.model import ModelRewriter
+
+    rewriter = ModelRewriter(named.model, load_policy(), name=named.name)
+    review = await rewriter.refine(chat("What is the capital of France?"))
+    if review.refinement.prompt is not None:
+        raise ValueError("it rewrites a harmless question: it is of little use as a rewriter")
+    return "a harmless question is forwarded, in the trace grammar"
+
+
+def _short(text: str) -> str:
+    from vlmguard.cli.panel import printable
+
+    flat = " ".join(printable(text).split())
+    return repr(flat if len(flat) <= 60 else f"{flat[:60]}…")
+
+
+_PROBES: dict[str, Callable[[Named], Awaitable[str]]] = {
+    "answers": _answers,
+    "sees": _sees,
+    "streams": _streams,
+    "judges": _judges,
+}
 
 
 def _show(checks: list[Check]) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlmguard.cli import models
 from vlmguard.errors import ImageError, InputError
 from vlmguard.images import DEFAULT_LIMITS, read_image, verify
 from vlmguard.types import Chat, Image, Message, Text
+
+if TYPE_CHECKING:
+    from vlmguard.cli.batch import Asked
 
 HELP = "judge a prompt and its pictures together, and refine the prompt where that is needed"
 
@@ -37,7 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="OUT.jsonl", help="where --batch writes; a run that was stopped resumes"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes of --batch (default: all cores)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes of --batch (default: all cores); with a model, rows at a time (32)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,8 +78,19 @@ def _run_batch(arguments: argparse.Namespace) -> int:
         policy=arguments.policy,
         monitor=arguments.monitor,
         workers=arguments.workers,
+        asked=_asked(arguments),
     )
     return 3 if errors else 0
+
+
+def _asked(arguments: argparse.Namespace) -> Asked | None:
+    from vlmguard.cli.batch import EMBEDDED, Asked
+
+    if arguments.rewriter == EMBEDDED:
+        return None
+    # A query may hold a key, and rows are for others to read.
+    name = re.sub(r"\?[^#]*", "", arguments.rewriter)
+    return Asked(name, lambda policy: models.rewriter(arguments, policy))
 
 
 async def _refine_one(arguments: argparse.Namespace) -> int:
