@@ -113,6 +113,8 @@ class Guard:
         """
         turns = [turn for turn, message in enumerate(chat.messages) if message.role in JUDGED_ROLES]
         newest = await self._decide(chat, turns[-1])
+        if len(turns) == 1:
+            return [newest]
         slots = asyncio.Semaphore(self.rewriter.turns_at_once if isinstance(self.rewriter, Concurrent) else 1)
 
         async def decide(turn: int) -> _Decision:

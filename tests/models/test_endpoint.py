@@ -65,6 +65,17 @@ async def test_it_asks_in_the_dialect_and_reads_the_answer(draw: Draw) -> None:
     assert upstream.heads[0].startswith("POST /v1/chat/completions HTTP/1.1")
 
 
+async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Upstream(said("through the proxy")) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "internal.example")
+        model = EndpointModel("http://models.example/v1", "tiny")
+        assert (await model.generate(chat("hello"), SHORT)).text == "through the proxy"
+        await model.close()
+    assert proxy.heads[0].startswith("POST http://models.example/v1/chat/completions HTTP/1.1")
+    assert EndpointModel("http://internal.example/v1", "tiny")._proxy is None
+
+
 async def test_a_query_of_the_address_is_sent_along() -> None:
     async with Upstream(said("fine")) as upstream:
         model = EndpointModel(f"{upstream.url}/?api-version=3", "tiny")
@@ -88,9 +99,30 @@ async def test_what_the_dialect_cannot_say_is_not_left_out_in_silence(part: Mess
 
 
 async def test_a_stream_comes_in_pieces() -> None:
-    async with endpoint(streamed("one ", "two ", "три")) as (model, upstream):
-        assert await read(stream(model)) == ["one ", "two ", "три"]
+    more = asyncio.Event()
+
+    async def one_by_one(writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + event("one "))
+        await writer.drain()
+        await more.wait()
+        writer.write(event("два ") + event("three", "stop"))
+        await writer.drain()
+        writer.close()
+
+    async with endpoint(one_by_one) as (model, upstream), aclosing(stream(model)) as pieces:
+        assert await anext(pieces) == "one "
+        more.set()
+        assert "".join([piece async for piece in pieces]) == "два three"
     assert upstream.asked[0]["stream"] is True
+
+
+async def test_a_large_question_arrives_whole() -> None:
+    words = "wörter " * 200_000
+    async with endpoint(said("fine")) as (model, upstream):
+        await model.generate(chat(words), SHORT)
+    assert upstream.asked[0]["messages"][0]["content"] == words
+    assert f"content-length: {len(upstream.bodies[0])}" in upstream.heads[0].lower()
+    assert "chunked" not in upstream.heads[0].lower()
 
 
 _ODD = (
@@ -150,9 +182,14 @@ async def test_a_stream_cut_off_by_max_tokens_says_so_after_its_last_piece() -> 
     async with endpoint(streamed("one ", "two", finish="length")) as (model, _):
         pieces: list[str] = []
         with pytest.raises(CutOffError, match="after 16 tokens: raise max_tokens"):
-            async for piece in stream(model):
-                pieces.append(piece)
-    assert pieces == ["one ", "two"]
+            pieces.extend(await _collect(stream(model), pieces))
+    assert "".join(pieces) == "one two"
+
+
+async def _collect(pieces: Pieces, into: list[str]) -> list[str]:
+    async for piece in pieces:
+        into.append(piece)
+    return []
 
 
 async def test_a_whole_answer_cut_off_says_so() -> None:
@@ -246,7 +283,7 @@ async def test_an_answer_without_end_is_not_kept_in_memory() -> None:
 
 async def test_a_server_that_is_down_is_named() -> None:
     model = EndpointModel("http://127.0.0.1:1/v1", "tiny")
-    with pytest.raises(ModelError, match="cannot be reached .*: start the server, or correct the address") as caught:
+    with pytest.raises(ModelError, match=r"cannot be reached .*: start the server, or correct the address") as caught:
         await model.generate(chat("hello"), SHORT)
     assert caught.value.transient
     await model.close()
@@ -255,7 +292,7 @@ async def test_a_server_that_is_down_is_named() -> None:
 async def test_without_a_key_the_error_says_where_one_goes() -> None:
     async with endpoint(failed("401 Unauthorized", "who are you?")) as (model, upstream):
         with pytest.raises(
-            ModelError, match="wants a key, and there is none .401.: put a valid one into VLMGUARD_API_KEY"
+            ModelError, match=r"wants a key, and there is none \(401\): put a valid one into VLMGUARD_API_KEY"
         ):
             await model.generate(chat("hello"), SHORT)
     assert "authorization" not in upstream.heads[0].lower()

@@ -123,7 +123,7 @@ class _Relay:
     """Passes bytes on, counts the events of the answer, and sees who hangs up first."""
 
     def __init__(self, url: str) -> None:
-        self._port = int(url.split(":")[2].split("/")[0])
+        self._port = int(url.split(":")[2].split("/", maxsplit=1)[0])
         self.client_left = asyncio.Event()
         self.events = 0
         self.finished = False

@@ -9,7 +9,7 @@ from vlmguard.models.retry import Retry
 from vlmguard.policy import Policy
 from vlmguard.prompts import prompts_hash
 from vlmguard.rewriters.model import ModelRewriter
-from vlmguard.rewriters.quoting import Budget
+from vlmguard.rewriters.quoting import DEFAULT_BUDGET, Budget
 from vlmguard.trace import render
 from vlmguard.types import (
     Aspect,
@@ -45,7 +45,7 @@ def rewrite(prompt: str, *, quotes: str = "it asks for harm", category: str = "v
     return render(Refinement("They ask for harm.", report, evidence, "So it harms.", prompt))
 
 
-def rewriter(*answers: str, budget: Budget = Budget(), key: bytes = b"k") -> tuple[ModelRewriter, ScriptedModel]:
+def rewriter(*answers: str, budget: Budget = DEFAULT_BUDGET, key: bytes = b"k") -> tuple[ModelRewriter, ScriptedModel]:
     model = ScriptedModel(answers)
     return ModelRewriter(model, load_policy(), name="scripted", budget=budget, key=key), model
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from vlmguard import __version__, chat
 from vlmguard.cli import models
 from vlmguard.errors import VlmguardError
-from vlmguard.protocols import Streaming
 from vlmguard.types import Sampling
 
 if TYPE_CHECKING:
@@ -203,9 +202,9 @@ async def _sees(named: Named) -> str:
 
 
 async def _streams(named: Named) -> str:
-    if not isinstance(named.model, Streaming):
-        return "answers come whole: a harmless chat costs as much as any"
-    pieces = [piece async for piece in named.model.stream(chat("Say hello."), Sampling(max_tokens=32))]
+    from vlmguard.models.wrapper import open_stream
+
+    pieces = [piece async for piece in open_stream(named.model, chat("Say hello."), Sampling(max_tokens=32))]
     return f"{len(pieces)} pieces" if len(pieces) > 1 else "one piece: a harmless chat costs as much as any"
 
 

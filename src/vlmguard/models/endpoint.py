@@ -6,7 +6,6 @@ Foreign failures are told here, in words that say what to do. Keys are sent and 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import re
 import time
@@ -18,18 +17,22 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 from weakref import WeakKeyDictionary
 
 from vlmguard.errors import ChatError, ModelError
 from vlmguard.models.wrapper import cut_off
-from vlmguard.types import Chat, Completion, Image, Message, Opaque, Sampling, Text, Usage
-from vlmguard.wire.openai_parts import write_image
+from vlmguard.types import Chat, Completion, Image, Message, Opaque, Part, Sampling, Text, Usage
+from vlmguard.wire.pictures import data_url_parts
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
 _MOST_BYTES = 8_000_000
 """Of one answer. No answer that anybody wants is longer, and a server gone mad must not fill the memory."""
+_CHAT = "/chat/completions"
+_CHUNK = 262_144
 _CONNECT = 10.0
 _SILENT = 300.0
 """Seconds without a byte after which a connection counts as dead. Deadlines are the wrapper's."""
@@ -75,13 +78,14 @@ class EndpointModel:
         self._key_name = key_name
         self._connections = connections
         self._streams = True
+        self._proxy = _proxy(self._base)
         self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, ClientSession] = WeakKeyDictionary()
         self._encoder = _Encoder()
 
     async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
         """The whole answer."""
         started = time.perf_counter()
-        async with self._post(self._body(chat, sampling, stream=False)) as response:
+        async with self._request("POST", _CHAT, self._body(chat, sampling, stream=False)) as response:
             answer = self._parse(response, await self._read(response))
         text, reason, usage = self._completion(answer)
         return Completion(text, reason, usage, time.perf_counter() - started)
@@ -96,7 +100,7 @@ class EndpointModel:
                 yield piece
             return
         try:
-            async with self._post(self._body(chat, sampling, stream=True)) as response:
+            async with self._request("POST", _CHAT, self._body(chat, sampling, stream=True)) as response:
                 if "event-stream" not in response.content_type:
                     answer = self._parse(response, await self._read(response))
                     self._streams = False
@@ -136,7 +140,8 @@ class EndpointModel:
     # -----------------------------------------------------------------------------------------------------------------
     # Asking
 
-    def _body(self, chat: Chat, sampling: Sampling, *, stream: bool) -> bytes:
+    def _body(self, chat: Chat, sampling: Sampling, *, stream: bool) -> list[bytes]:
+        """The request in pieces, so that the megabytes of a picture are copied nowhere."""
         options: dict[str, Any] = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
         if sampling.seed is not None:
             options["seed"] = sampling.seed
@@ -144,9 +149,13 @@ class EndpointModel:
             options["stop"] = list(sampling.stop)
         if stream:
             options["stream"] = True
-        messages = b",".join(self._encoder.message(message) for message in chat.messages)
-        model = json.dumps(self.model).encode()
-        return b'{"model":%b,"messages":[%b],%b' % (model, messages, json.dumps(options).encode()[1:])
+        pieces = [b'{"model":%b,"messages":[' % json.dumps(self.model).encode()]
+        for number, message in enumerate(chat.messages):
+            if number:
+                pieces.append(b",")
+            pieces.extend(self._encoder.message(message))
+        pieces.append(b"],%b" % json.dumps(options).encode()[1:])
+        return pieces
 
     def _session(self) -> ClientSession:
         from aiohttp import ClientSession, ClientTimeout, TCPConnector
@@ -158,18 +167,13 @@ class EndpointModel:
                 connector=TCPConnector(limit=self._connections),
                 timeout=ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_SILENT),
                 headers={"User-Agent": "vlmguard"},
-                trust_env=True,
+                proxy=self._proxy,
             )
             self._sessions[loop] = session
         return session
 
     @asynccontextmanager
-    async def _post(self, body: bytes) -> AsyncIterator[ClientResponse]:
-        async with self._request("POST", "/chat/completions", body) as response:
-            yield response
-
-    @asynccontextmanager
-    async def _request(self, method: str, path: str, body: bytes | None) -> AsyncIterator[ClientResponse]:
+    async def _request(self, method: str, path: str, body: list[bytes] | None) -> AsyncIterator[ClientResponse]:
         """One exchange with an answer of status 200. The connection is closed when the answer was not read to its end."""
         import aiohttp
 
@@ -180,7 +184,7 @@ class EndpointModel:
             response = await self._session().request(
                 method,
                 f"{self._base}{path}{self._query}",
-                data=None if body is None else io.BytesIO(body),
+                data=None if body is None else _in_chunks(body, headers),
                 headers=headers,
                 allow_redirects=False,  # a key goes to the address that was configured and to no other
             )
@@ -272,17 +276,24 @@ class EndpointModel:
         return f"the model said nothing (finish_reason {reason!r}): look at its chat template and the server's log"
 
     async def _pieces(self, response: ClientResponse, sampling: Sampling) -> AsyncIterator[str]:
-        """The texts of a stream of server-sent events. Raises ``CutOffError`` at the end of a cut answer."""
+        """The texts of a stream of server-sent events, as many at a time as come at a time.
+
+        Raises ``CutOffError`` at the end of a cut answer.
+        """
         reason, said = "", False
-        async for event in self._events(response):
-            if isinstance(event, dict) and not event.get("error") and event.get("choices") == []:
-                continue  # some servers send usage, or a first event, without a choice
-            choice = self._choice(event)
-            delta = choice.get("delta")
-            if isinstance(delta, dict) and (piece := _text(delta)):
+        async for events in self._events(response):
+            texts: list[str] = []
+            for event in events:
+                if isinstance(event, dict) and not event.get("error") and event.get("choices") == []:
+                    continue  # some servers send usage, or a first event, without a choice
+                choice = self._choice(event)
+                delta = choice.get("delta")
+                if isinstance(delta, dict):
+                    texts.append(_text(delta))
+                reason = str(choice.get("finish_reason") or reason)
+            if piece := "".join(texts):
                 said = True
                 yield piece
-            reason = str(choice.get("finish_reason") or reason)
         if reason == "length" and said:
             raise cut_off(sampling)
         if not said:
@@ -290,20 +301,23 @@ class EndpointModel:
         if not reason:
             raise ModelError(f"the answer of {self._base} ends in the middle: look at the server's log", transient=True)
 
-    async def _events(self, response: ClientResponse) -> AsyncIterator[Any]:
+    async def _events(self, response: ClientResponse) -> AsyncIterator[list[Any]]:
+        """The events of a stream, those together that come together."""
         buffer, size = b"", 0
         async for piece in response.content.iter_any():
             size += len(piece)
             if size > _MOST_BYTES:
                 raise ModelError(f"the answer of {self._base} has more than {_MOST_BYTES:,} bytes: lower max_tokens")
             *lines, buffer = (buffer + piece).split(b"\n")
-            for line in lines:
-                if not line.startswith(b"data:"):
-                    continue
-                data = line[5:].strip()
-                if data == b"[DONE]":
-                    return
-                yield self._parse(response, data)
+            data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+            done = data.index(b"[DONE]") if b"[DONE]" in data else len(data)
+            # One call for all that came together; where one of them is broken, it is told by itself.
+            try:
+                yield json.loads(b"[%b]" % b",".join(data[:done]))
+            except ValueError:
+                yield [self._parse(response, event) for event in data[:done]]
+            if done < len(data):
+                return
 
     # -----------------------------------------------------------------------------------------------------------------
     # Refusals
@@ -347,6 +361,27 @@ class EndpointModel:
             text = text.replace(self._key, "•••")
         flat = " ".join(text.split())
         return flat if len(flat) <= _SHOWN else f"{flat[:_SHOWN]}…"
+
+
+def _proxy(address: str) -> str | None:
+    """The proxy that the environment names for an address. Looked up once: aiohttp would ask anew, in threads, at each call."""
+    parts = urlsplit(address)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
+def _in_chunks(body: list[bytes], headers: dict[str, str]) -> bytes | AsyncIterator[bytes]:
+    """A large body a piece at a time, so that sending it holds nobody else up; its length is told all the same."""
+    length = sum(map(len, body))
+    if length <= _CHUNK:
+        return b"".join(body)
+    headers["Content-Length"] = str(length)
+    return _chunks(body)
+
+
+async def _chunks(body: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in body:
+        for at in range(0, len(piece), _CHUNK):
+            yield piece[at : at + _CHUNK]
 
 
 class _NoStream(Exception):
@@ -404,45 +439,52 @@ def _retry_after(value: str | None) -> float | None:
 class _Encoder:
     """Messages as the bytes of their JSON. Pictures are encoded once and their text is reused."""
 
-    pictures: OrderedDict[tuple[str, str], bytes]
+    pictures: OrderedDict[tuple[str, str], tuple[bytes, bytes]]
     held: int
 
     def __init__(self) -> None:
         self.pictures = OrderedDict()
         self.held = 0
 
-    def message(self, message: Message) -> bytes:
-        """One message. Raises ``ChatError`` for what the dialect cannot say."""
+    def message(self, message: Message) -> Iterator[bytes]:
+        """One message, in pieces. Raises ``ChatError`` for what the dialect cannot say."""
         role = _ROLES.get(message.role)
         if role is None:
             raise ChatError(
                 "a tool's result cannot be sent to a model as a chat of our own: send it through the gateway"
             )
         if all(isinstance(part, Text) for part in message.parts):
-            return b'{"role":"%b","content":%b}' % (role.encode(), _string(message.text, role))
-        parts = b",".join(self._parts(message))
-        return b'{"role":"%b","content":[%b]}' % (role.encode(), parts)
+            yield b'{"role":"%b","content":%b}' % (role.encode(), _string(message.text, role))
+            return
+        yield b'{"role":"%b","content":[' % role.encode()
+        for number, part in enumerate(message.parts):
+            if number:
+                yield b","
+            yield from self._part(part, role)
+        yield b"]}"
 
-    def _parts(self, message: Message) -> Iterator[bytes]:
-        for part in message.parts:
-            match part:
-                case Text():
-                    yield b'{"type":"text","text":%b}' % _string(part.text, message.role)
-                case Image():
-                    yield b'{"type":"image_url","image_url":{"url":"%b"}}' % self._picture(part)
-                case Opaque():
-                    raise ChatError(f"{part.path or 'a part'} ({part.kind}) cannot be sent to a model: leave it out")
+    def _part(self, part: Part, role: str) -> Iterator[bytes]:
+        match part:
+            case Text():
+                yield b'{"type":"text","text":%b}' % _string(part.text, role)
+            case Image():
+                yield b'{"type":"image_url","image_url":{"url":"'
+                yield from self._picture(part)
+                yield b'"}}'
+            case Opaque():
+                raise ChatError(f"{part.path or 'a part'} ({part.kind}) cannot be sent to a model: leave it out")
 
-    def _picture(self, image: Image) -> bytes:
+    def _picture(self, image: Image) -> tuple[bytes, bytes]:
+        """Its ``data:`` URL. Letters of base64 need no escaping in JSON."""
         key = (image.sha256, image.media_type)
         if (known := self.pictures.get(key)) is not None:
             self.pictures.move_to_end(key)
             return known
-        url = write_image(image).encode()  # letters of base64 need no escaping in JSON
+        url = data_url_parts(image)
         self.pictures[key] = url
-        self.held += len(url)
+        self.held += len(url[1])
         while self.held > _REMEMBERED_BYTES:
-            self.held -= len(self.pictures.popitem(last=False)[1])
+            self.held -= len(self.pictures.popitem(last=False)[1][1])
         return url
 
 

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 from vlmguard.errors import CutOffError
 from vlmguard.protocols import Closing, Model, Streaming
-from vlmguard.types import Chat, Sampling
+from vlmguard.types import Chat, Completion, Sampling
 
 
 class Pieces(Protocol):
@@ -21,9 +21,13 @@ class Pieces(Protocol):
 
 def open_stream(model: Model, chat: Chat, sampling: Sampling) -> Pieces:
     """The answer in pieces; that of a model which cannot stream comes as one. Close it (``contextlib.aclosing``)."""
-    if isinstance(model, Streaming):
-        return cast(Pieces, model.stream(chat, sampling))
-    return cast(Pieces, _whole(model, chat, sampling))
+    stream = getattr(model, "stream", None)  # asked of every question: the check of a protocol takes its time
+    return cast(Pieces, _whole(model, chat, sampling) if stream is None else stream(chat, sampling))
+
+
+def streams(model: Model) -> bool:
+    """Whether answers really come in pieces: wrappers can stream, and do so where the model inside does."""
+    return streams(model.inner) if isinstance(model, Wrapper) else isinstance(model, Streaming)
 
 
 async def _whole(model: Model, chat: Chat, sampling: Sampling) -> AsyncIterator[str]:
@@ -49,6 +53,15 @@ class Wrapper:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+
+    @property
+    def inner(self) -> Model:
+        """The model inside."""
+        return self._model
+
+    async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
+        """The whole answer."""
+        return await self._model.generate(chat, sampling)
 
     async def stream(self, chat: Chat, sampling: Sampling, /) -> AsyncIterator[str]:
         """Pieces of the answer."""

@@ -11,14 +11,15 @@ from vlmguard import trace
 from vlmguard.checks import check_kept, check_rewrite
 from vlmguard.errors import RewriteError, TraceError
 from vlmguard.models.whole import Until
-from vlmguard.models.wrapper import close
+from vlmguard.models.wrapper import close, streams
 from vlmguard.policy import Action, Policy
 from vlmguard.prompts import fill
-from vlmguard.protocols import Model, Streaming
+from vlmguard.protocols import Model
 from vlmguard.receipts import aspects
 from vlmguard.rewriters.quoting import DEFAULT_BUDGET, PROMPTS, Budget, Question, ask, rearm
 from vlmguard.rewriters.steering import steers_rewriter
 from vlmguard.types import (
+    JUDGED_ROLES,
     Chat,
     Image,
     Judgement,
@@ -68,7 +69,7 @@ class ModelRewriter:
         budget: Budget = DEFAULT_BUDGET,
         sampling: Sampling = SAMPLING,
     ) -> None:
-        self._model = Until(model, trace.TraceReader) if isinstance(model, Streaming) else model
+        self._model = Until(model, trace.TraceReader) if streams(model) else model
         self._policy = policy
         self._judge = f"model {name}"
         self._weights = weights or name
@@ -86,7 +87,8 @@ class ModelRewriter:
         """
         question = ask(chat, self._policy, self._key, self._budget)
         refinement = await self._refinement(chat, question)
-        rows = tuple(self._account(chat.messages[-1], question, self._is_forwarded(refinement)))
+        contested = self._action(refinement.report) is Action.FORWARD and _is_steered(chat)
+        rows = tuple(self._account(chat.messages[-1], question, contested))
         return Review(refinement, rows, "model", self._weights, PROMPTS)
 
     async def close(self) -> None:
@@ -153,34 +155,38 @@ class ModelRewriter:
         actions = {self._policy.action(finding) for _, finding in report if finding is not None}
         return next((action for action in (Action.BLOCK, Action.REWRITE) if action in actions), Action.FORWARD)
 
-    def _is_forwarded(self, refinement: Refinement) -> bool:
-        return self._action(refinement.report) is Action.FORWARD
-
     # -----------------------------------------------------------------------------------------------------------------
     # The account
 
-    def _account(self, message: Message, question: Question, forwarded: bool) -> Iterator[Judgement]:
-        """A row for every aspect of the newest turn, and those for what was left out of the turns before.
-
-        Where words speak to the rewriter itself, its "harmless" counts for nothing.
-        """
+    def _account(self, message: Message, question: Question, contested: bool) -> Iterator[Judgement]:
+        """A row for every aspect of the newest turn, and those for what was left out of the turns before."""
         left_out = {(row.path, row.aspect): row for row in question.left_out}
         for part in message.parts:
             for aspect in aspects(part):
-                gap = self._gap(part, forwarded)
+                gap = _gap(part) or (Reason.CONTESTED if contested else None)
                 row = Judgement(part.path, aspect, unjudged=gap) if gap else Judgement(part.path, aspect, self._judge)
                 yield left_out.pop((part.path, aspect), row)
         yield from left_out.values()
 
-    @staticmethod
-    def _gap(part: Part, forwarded: bool) -> Reason | None:
-        match part:
-            case Text():
-                return Reason.CONTESTED if forwarded and steers_rewriter(part.text) else None
-            case Image():
-                return Reason.BUDGET if part.frames > 1 else None  # models look at the first frame
-            case Opaque():
-                return part.reason or Reason.OPAQUE
+
+def _gap(part: Part) -> Reason | None:
+    """What a model that is shown a part does not see of it."""
+    match part:
+        case Text():
+            return None
+        case Image():
+            return Reason.BUDGET if part.frames > 1 else None  # models look at the first frame
+        case Opaque():
+            return part.reason or Reason.OPAQUE
+
+
+def _is_steered(chat: Chat) -> bool:
+    """Whether words of the chat speak to the rewriter itself: its "harmless" then counts for nothing.
+
+    Turns are read alone and as one, since a sign can be split over them.
+    """
+    texts = [message.text for message in chat.messages if message.role in JUDGED_ROLES]
+    return any(map(steers_rewriter, (*texts, " ".join(texts), "".join(texts)) if len(texts) > 1 else texts))
 
 
 def _repair(asked: Chat, answer: str, error: Exception) -> Chat:

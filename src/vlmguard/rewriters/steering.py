@@ -16,7 +16,7 @@ _TAG = re.compile(rf"<\\*/?({'|'.join(ELEMENTS)})\b", re.IGNORECASE)
 _SIGNS = re.compile(
     r"""<\\*/?forward\s*/?> | \bassessment\s+text\s*= | \b(?:text|image|cross)\s*=\s*["'“]?(?:none|absent)\b
       | <\\*\|[^|<>\n]{1,40}\|> | \[\\*/?INST\] | <<\\*/?SYS>> | <\\*/?think(?:ing)?> | <(?:start|end)_of_turn>
-      | ^\s*==\s?[0-9a-f]{6,} | \bend\ of\ (?:the\ )?(?:conversation|quoted\ data|user\ (?:input|data))\b
+      | ==\s?[0-9a-f]{8,} | \bend\ of\ (?:the\ )?(?:conversation|quoted\ data|user\ (?:input|data))\b
       | \b(?:rewriter|guardrail|(?:safety|content)\ (?:judge|classifier|filter|model|system))\b.{0,60}
         \b(?:must|should|output|answer|write|mark|rate|assess|forward|approve)
       | \b(?:output|write|say|answer|reply|respond|print|return|emit)\s(?:with\s)?(?:only\s|just\s)?["'“‘`<(]*forward\b
