@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import refinements, sentences
 from vlmguard.errors import TraceError
-from vlmguard.trace import TraceReader, escape, parse, render, unescape
+from vlmguard.trace import TraceReader, escape, extract, parse, render, unescape
 from vlmguard.types import Evidence, Finding, Level, Modality, Refinement, RiskReport
 
 FORWARD = (
@@ -88,3 +88,62 @@ def test_the_reader_stops_where_the_trace_is_complete(refinement: Refinement, st
         fed += step
         assert fed < len(written)
     assert reader.text == written
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Traces in what models say
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        FORWARD,
+        f"\n {FORWARD}\n",
+        f"{FORWARD}\nI hope this helps.",
+        f"Here you are:\n{FORWARD}\nI hope this helps.",
+        f"```xml\n{FORWARD}\n```",
+        f"<think>{REWRITE}</think>{FORWARD}",
+        f"<thinking>\n<forward/>\n</thinking>\n\n```\n{FORWARD}\n```",
+        f"Let me see. {REWRITE}\n</think>\n{FORWARD}",
+        f"{FORWARD}\n{REWRITE}",
+    ],
+)
+def test_a_trace_is_found_streamed_or_not(said: str) -> None:
+    assert extract(said) == FORWARD
+    for step in (1, 3, 1000):
+        reader = TraceReader()
+        for at in range(0, len(said), step):
+            if reader.feed(said[at : at + step]):
+                break
+        assert extract(reader.text) == FORWARD
+
+
+@pytest.mark.parametrize("said", [f"<think>{FORWARD}", f"Perhaps {FORWARD}", f"```\nsome code\n```\n{FORWARD}"])
+def test_a_stream_is_not_closed_in_thoughts_or_behind_other_words(said: str) -> None:
+    """What stands there may be a draft, or a quotation of what an attacker wrote."""
+    reader = TraceReader()
+    assert not any(reader.feed(said[at : at + 5]) for at in range(0, len(said), 5))
+    assert reader.text == said
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ("", "no trace in what the rewriter said: nothing"),
+        ("I cannot help with that.", "refused to judge"),
+        ("The user asks for a colour.", "no trace in what the rewriter said: 'The user asks"),
+        (f"<think>{FORWARD}", "gave no verdict"),
+        (f"Perhaps {FORWARD} or {REWRITE}", "more than one trace"),
+        (f"</prompt> {FORWARD}", "more than one trace"),
+        (FORWARD[:-5], "has no end"),
+    ],
+)
+def test_what_is_unclear_is_not_guessed_at(said: str, says: str) -> None:
+    with pytest.raises(TraceError, match=says):
+        extract(said)
+
+
+@given(refinements, st.text(max_size=60).filter(lambda text: "<" not in text), st.text(max_size=60))
+def test_prose_around_a_trace_changes_nothing(refinement: Refinement, before: str, after: str) -> None:
+    written = render(refinement)
+    assert extract(f"{before}{written}{after.replace('<', '')}") == written

@@ -51,8 +51,9 @@ _LEAK = 40
 _OTHERS = frozenset({"system", "developer", "tool"})
 """Whose words are not the user's to say."""
 _DATUM = re.compile(
-    r"```[^`]+```|(?<!`)`[^`\n]{2,200}`(?!`)|[\w.+-]+@[\w-]+\.[\w.-]+|https?://[^\s<>\"')\]]+|\d+(?:[.,:/-]\d+)+|\d{2,}"
+    r"```[^`]+```|(?<!`)`[^`\n]{2,200}`(?!`)|[\w.+-]+@[\w-]+\.[\w.-]+|https?://[^\s<>\"')\]]+|\d+(?:[.,:/-]\d+)+|\d{3,}"
 )
+"""Smaller numbers mostly count what is asked for ("ten steps"), which a safe answer need not keep to."""
 _NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{2,}(?: [A-Z][a-z]{2,})*")
 _NAMED_IN = frozenset({"en", "es", "fr"})
 """Languages in which a capital letter inside a sentence marks a name."""
@@ -105,10 +106,16 @@ def check_kept(chat: Chat, refinement: Refinement) -> None:
     for sentence in _SENTENCE.split(original):
         if risky and _is_about(reasons, sentence):
             continue
-        data = [*_DATUM.findall(sentence), *(_NAME.findall(sentence) if named else ())]
+        data = [*_DATUM.findall(sentence), *(_NAME.findall(sentence) if named and not _is_title(sentence) else ())]
         for datum in data:
             if datum.lower() not in refined.lower() and datum.lower() not in reasons:
                 raise RewriteError(f"it drops what the user needs and no evidence speaks of: {datum[:60]!r}")
+
+
+def _is_title(sentence: str) -> bool:
+    """Whether capitals mean nothing in a sentence, since most of its words have one."""
+    words = _CONTENT_WORD.findall(sentence)
+    return sum(word[0].isupper() for word in words) * 2 > len(words)
 
 
 def _is_about(reasons: str, sentence: str) -> bool:

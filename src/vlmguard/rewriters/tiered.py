@@ -71,7 +71,7 @@ class TieredRewriter:
         """Judges the last turn of ``chat`` in the light of the whole."""
         started = asyncio.get_running_loop().time()
         first = await self._first.refine(chat)
-        if self._is_final(chat, first):
+        if self.is_final(chat, first):
             return first
         left = self._points.deadline - (asyncio.get_running_loop().time() - started)
         try:
@@ -89,7 +89,8 @@ class TieredRewriter:
         await close(self._first)
         await close(self._model)
 
-    def _is_final(self, chat: Chat, first: Review) -> bool:
+    def is_final(self, chat: Chat, first: Review) -> bool:
+        """Whether the first tier's review of a chat ends the matter."""
         report = first.refinement.report
         if any(
             self._acts(finding) and (finding.score or 0.0) >= self._points.sure_from for finding in _findings(report)

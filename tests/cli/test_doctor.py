@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vlmguard.cli.main import main
+from vlmguard.trace import render
+from vlmguard.types import Finding, Level, Refinement, RiskReport
+
+VERDICT = render(Refinement("They ask.", RiskReport(Finding(Level.NONE), None, None)))
+
+
+def tried(capsys: pytest.CaptureFixture[str], spec: str) -> tuple[int, dict[str, tuple[bool, str]]]:
+    code = main(["doctor", "--model", spec, "--json"])
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    return code, {check["name"]: (check["ok"], check["detail"]) for check in checks}
+
+
+def scripted(file: Path, *rows: dict[str, str]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"scripted:{file}"
+
+
+def test_a_model_that_can_do_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (
+        {"when": "Say hello", "answer": "Hello to you."},
+        {"when": "colour", "answer": "It is red."},
+        {"answer": VERDICT},
+    )
+    code, checks = tried(capsys, scripted(tmp_path / "script.jsonl", *rows))
+    assert code == 0
+    assert list(checks) == ["answers", "sees", "streams", "judges"]
+    assert all(ok for ok, _ in checks.values())
+    assert "3 pieces" in checks["streams"][1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "failing", "says"),
+    [
+        ([{"when": "colour", "answer": "red"}], "answers", "no row of the script fits"),
+        ([{"answer": "I see a cat."}], "sees", "of a plain red picture: is it a vision-language model?"),
+        ([{"answer": "red"}], "judges", "there is no trace"),
+    ],
+)
+def test_the_first_fault_is_told_and_ends_the_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[dict[str, str]], failing: str, says: str
+) -> None:
+    code, checks = tried(capsys, scripted(tmp_path / "script.jsonl", *rows))
+    assert code == 1
+    assert list(checks)[-1] == failing
+    assert says in checks[failing][1]
+
+
+def test_an_endpoint_that_is_down(capsys: pytest.CaptureFixture[str]) -> None:
+    code, checks = tried(capsys, "endpoint:http://127.0.0.1:1/v1#m")
+    assert code == 1
+    assert "start the server, or correct the address" in checks["answers"][1]
