@@ -2,7 +2,8 @@
 
     python benchmarks/tiers.py --data FOLDER [--rows 200] [--pictures 30]
 
-FOLDER is the one of benchmarks/quality.py; text that may have trained the shipped scorer is left out. For each point:
+FOLDER is the one of benchmarks/quality.py. Rows that may have trained the shipped scorer are left out where there are others;
+where there are none (harmful text), the table says so, and flatters. For each point:
 
   asked          chats that go on to the model: what it costs
   missed         harmful ones that end forwarded at the first tier: the model never sees them
@@ -43,8 +44,11 @@ def samples(folder: Path, rows: int, pictures: int) -> Iterator[tuple[str, bool,
     images = [json.loads(line) for line in (folder / "images.jsonl").open(encoding="utf-8")]
     rng = random.Random(0)
     for label in ("benign", "harmful"):
-        unseen = [row for row in texts if row["label"] == label and not row["may_train_shipped_weights"]]
-        for row in rng.sample(unseen, min(rows, len(unseen))):
+        labelled = [row for row in texts if row["label"] == label]
+        unseen = [row for row in labelled if not row["may_train_shipped_weights"]]
+        if not unseen:
+            print(f"{label} text: all of it may have trained the scorer")
+        for row in rng.sample(unseen or labelled, min(rows, len(unseen or labelled))):
             yield "text", label == "harmful", chat(row["prompt"])
         drawn = [row for row in images if row["label"] == label and not row.get("replace_map")]
         for row in rng.sample(drawn, min(pictures, len(drawn))):

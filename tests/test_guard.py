@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Draw, WordScorer
 from vlmguard import chat
-from vlmguard.errors import ChatError, GuardError
+from vlmguard.errors import ChatError, GuardError, ModelError
 from vlmguard.guard import Guard
 from vlmguard.policy import Policy, load_policy
 from vlmguard.rewriters.embedded import EmbeddedRewriter
@@ -243,3 +245,67 @@ async def test_an_order_in_a_tools_picture_goes_behind_the_safety_prompt(
     assert guarded.chat is not None
     assert guarded.chat.messages[0].role == "system"
     assert guarded.chat.messages[1:] == asked.messages
+
+
+async def test_the_newest_turn_is_judged_first_and_the_others_side_by_side() -> None:
+    class Slow:
+        turns_at_once = 3
+
+        def __init__(self) -> None:
+            self.order: list[int] = []
+            self.under_way = self.most = 0
+
+        async def refine(self, chat: Chat, /) -> Review:
+            self.order.append(len(chat.messages))
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            await asyncio.sleep(0.01)
+            self.under_way -= 1
+            rows = tuple(Judgement(part.path, Aspect.TEXT, "test") for part in chat.messages[-1].parts)
+            return Review(FORWARD, rows, "test")
+
+    slow = Slow()
+    asked = Chat(tuple(user(f"turn {number}", f"/{number}") for number in range(8)))
+    guarded = await Guard(slow).refine(asked)
+    assert guarded.chat is asked
+    assert [row.path for row in guarded.receipt.judgements] == [f"/{number}" for number in range(8)]
+    assert slow.order[0] == 8
+    assert slow.most == 3
+
+
+async def test_one_turn_that_cannot_be_judged_fails_the_chat_with_its_own_error() -> None:
+    class Fails:
+        turns_at_once = 4
+
+        async def refine(self, chat: Chat, /) -> Review:
+            if len(chat.messages) < 3:
+                raise ModelError("the model is away")
+            return Review(FORWARD, (Judgement("/2", Aspect.TEXT, "test"),), "test")
+
+    with pytest.raises(GuardError, match="could not be judged: the model is away"):
+        await Guard(Fails()).refine(Chat(tuple(user("x", f"/{number}") for number in range(3))))
+
+
+async def test_a_review_that_stands_in_for_another_says_so_and_is_not_remembered() -> None:
+    class StandsIn(Says):
+        async def refine(self, chat: Chat, /) -> Review:
+            return replace(await super().refine(chat), failure="the model is away", prompts="hash")
+
+    rewriter = StandsIn(FORWARD)
+    guard = Guard(rewriter)
+    receipts = [(await guard.refine(chat("hello"))).receipt for _ in range(2)]
+    assert {(receipt.failure, receipt.prompts) for receipt in receipts} == {("the model is away", "hash")}
+    assert len(rewriter.asked) == 2
+
+
+async def test_closing_closes_the_rewriter() -> None:
+    class Closes(Says):
+        closed = False
+
+        async def close(self) -> None:
+            self.closed = True
+
+    rewriter = Closes(FORWARD)
+    await Guard(rewriter).close()
+    await Guard(Says(FORWARD)).close()
+    assert rewriter.closed

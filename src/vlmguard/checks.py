@@ -115,7 +115,7 @@ def check_kept(chat: Chat, refinement: Refinement) -> None:
 def _is_title(sentence: str) -> bool:
     """Whether capitals mean nothing in a sentence, since most of its words have one."""
     words = _CONTENT_WORD.findall(sentence)
-    return sum(word[0].isupper() for word in words) * 2 > len(words)
+    return bool(sum(word[0].isupper() for word in words) * 2 > len(words))
 
 
 def _is_about(reasons: str, sentence: str) -> bool:

@@ -212,3 +212,28 @@ def test_what_is_to_be_sent_stands_whole_in_the_row(tmp_path: Path) -> None:
     assert second["outcome"] == "degraded"
     assert second["safety_prompt"]
     assert second["changed"] == {}
+
+
+def test_a_model_judges_the_rows_of_a_batch_and_a_second_run_goes_on(tmp_path: Path) -> None:
+    verdict = (
+        '<understanding>They ask.</understanding><assessment text="none" image="absent" cross="absent"/><forward/>'
+    )
+    script = tmp_path / "script.jsonl"
+    script.write_text(json.dumps({"when": "row", "answer": verdict}) + "\n")
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"id": number, "prompt": f"row {number}"}) + "\n" for number in range(80)))
+    spec = ("--rewriter", f"scripted:{script}")
+    assert batch(source, out, *spec) == 0
+    made = rows_of(out)
+    assert [row["id"] for row in made] == list(range(80))
+    assert {(row["outcome"], row["rewriter"], row["receipt"]["tier"]) for row in made} == {
+        ("forward", spec[1], "model")
+    }
+    out.write_text("".join(json.dumps(row) + "\n" for row in made[:30]))
+    with source.open("a") as more:
+        more.write(json.dumps({"id": "new", "prompt": "something else"}) + "\n")
+    assert batch(source, out, *spec) == 3
+    again = rows_of(out)
+    assert [row["id"] for row in again] == [*range(80), "new"]
+    assert "no row of the script fits" in again[-1]["error"]["message"]
+    assert batch(source, out) == 2  # another rewriter's rows are not mixed with these
