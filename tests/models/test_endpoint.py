@@ -178,6 +178,33 @@ async def test_a_server_that_cannot_stream_is_read_whole_from_then_on(refusal: b
     assert "stream" not in upstream.asked[-1]
 
 
+@pytest.mark.parametrize(
+    ("complaint", "gone", "instead"),
+    [
+        ("Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.", "max_tokens", "max_completion_tokens"),
+        ("'temperature' does not support 0.0 with this model. Only the default (1) value is supported.", "temperature", None),
+    ],
+)  # fmt: skip
+async def test_a_server_is_asked_in_the_way_it_wants(complaint: str, gone: str, instead: str | None) -> None:
+    answers = (failed("400 Bad Request", complaint), streamed("fine"), said("fine"))
+    async with endpoint(*answers) as (model, upstream):
+        assert await read(stream(model)) == ["fine"]
+        await model.generate(chat("hello"), SHORT)
+    for body in upstream.asked[1:]:
+        assert gone not in body
+        assert instead is None or body[instead] == SHORT.max_tokens
+
+
+async def test_a_server_that_only_complains_is_not_asked_for_ever() -> None:
+    async with endpoint(failed("400 Bad Request", "stream, temperature is unsupported, max_completion_tokens")) as (
+        model,
+        upstream,
+    ):
+        with pytest.raises(ModelError, match="rejects the request"):
+            await read(stream(model))
+    assert len(upstream.heads) == 4
+
+
 async def test_a_stream_cut_off_by_max_tokens_says_so_after_its_last_piece() -> None:
     async with endpoint(streamed("one ", "two", finish="length")) as (model, _):
         pieces: list[str] = []

@@ -60,5 +60,9 @@ def rewriter(arguments: argparse.Namespace, policy: Policy) -> Rewriter:
     from vlmguard.rewriters.tiered import OperatingPoints
 
     asking = settings(arguments)
+    if arguments.rewriter == "embedded":
+        for name in ("key_env", "deadline", "cache", "record"):
+            if getattr(arguments, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')} is for a model: name one with --rewriter")
     points = OperatingPoints() if arguments.deadline is None else OperatingPoints(deadline=asking.deadline)
     return make_rewriter(arguments.rewriter, policy, settings=asking, points=points)

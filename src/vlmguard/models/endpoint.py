@@ -47,7 +47,13 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _NO_PICTURE = re.compile(r"image|picture|vision|multi-?modal|pixel", re.IGNORECASE)
-_NO_STREAM = re.compile(r"\bstream", re.IGNORECASE)
+_NO_STREAM, _NO_TEMPERATURE, _NEW_MOST = "no stream", "no temperature", "max_completion_tokens"
+_QUIRKS = {
+    _NEW_MOST: re.compile(_NEW_MOST),
+    _NO_TEMPERATURE: re.compile(r"temperature.{0,80}support|support.{0,80}temperature", re.IGNORECASE),
+    _NO_STREAM: re.compile(r"\bstream", re.IGNORECASE),
+}
+"""What servers say that want a request written otherwise: some take the newer name of max_tokens only, some one temperature."""
 
 
 class EndpointModel:
@@ -77,7 +83,8 @@ class EndpointModel:
         self._key = key
         self._key_name = key_name
         self._connections = connections
-        self._streams = True
+        self._quirks: set[str] = set()
+        """What this server was found to want otherwise."""
         self._proxy = _proxy(self._base)
         self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, ClientSession] = WeakKeyDictionary()
         self._encoder = _Encoder()
@@ -85,41 +92,38 @@ class EndpointModel:
     async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
         """The whole answer."""
         started = time.perf_counter()
-        async with self._request("POST", _CHAT, self._body(chat, sampling, stream=False)) as response:
-            answer = self._parse(response, await self._read(response))
-        text, reason, usage = self._completion(answer)
-        return Completion(text, reason, usage, time.perf_counter() - started)
+        while True:
+            try:
+                async with self._request("POST", _CHAT, self._body(chat, sampling, stream=False)) as response:
+                    answer = self._parse(response, await self._read(response))
+            except _Quirk as quirk:
+                self._quirks.add(str(quirk))
+                continue
+            text, reason, usage = self._completion(answer)
+            return Completion(text, reason, usage, time.perf_counter() - started)
 
     async def stream(self, chat: Chat, sampling: Sampling, /) -> AsyncIterator[str]:
         """Pieces of the answer; closing the iterator closes the connection, which stops the server.
 
         The answer of a server that cannot stream comes as one piece.
         """
-        if not self._streams:
-            async for piece in self._as_one_piece(chat, sampling):
-                yield piece
-            return
-        try:
-            async with self._request("POST", _CHAT, self._body(chat, sampling, stream=True)) as response:
-                if "event-stream" not in response.content_type:
-                    answer = self._parse(response, await self._read(response))
-                    self._streams = False
-                    text, reason, _ = self._completion(answer)
-                    yield text
-                    if reason == "length":
-                        raise cut_off(sampling)
-                    return
-                async for piece in self._pieces(response, sampling):
-                    yield piece
-        except _NoStream:
-            self._streams = False
-            async for piece in self._as_one_piece(chat, sampling):
-                yield piece
-
-    async def _as_one_piece(self, chat: Chat, sampling: Sampling) -> AsyncIterator[str]:
-        completion = await self.generate(chat, sampling)
-        yield completion.text
-        if completion.finish_reason == "length":
+        while _NO_STREAM not in self._quirks:
+            try:
+                async with self._request("POST", _CHAT, self._body(chat, sampling, stream=True)) as response:
+                    if "event-stream" in response.content_type:
+                        async for piece in self._pieces(response, sampling):
+                            yield piece
+                        return
+                    text, reason, _ = self._completion(self._parse(response, await self._read(response)))
+                    self._quirks.add(_NO_STREAM)
+                    break
+            except _Quirk as quirk:
+                self._quirks.add(str(quirk))
+        else:
+            completion = await self.generate(chat, sampling)
+            text, reason = completion.text, completion.finish_reason
+        yield text
+        if reason == "length":
             raise cut_off(sampling)
 
     async def models(self) -> list[str]:
@@ -142,7 +146,10 @@ class EndpointModel:
 
     def _body(self, chat: Chat, sampling: Sampling, *, stream: bool) -> list[bytes]:
         """The request in pieces, so that the megabytes of a picture are copied nowhere."""
-        options: dict[str, Any] = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
+        most = _NEW_MOST if _NEW_MOST in self._quirks else "max_tokens"
+        options: dict[str, Any] = {most: sampling.max_tokens}
+        if _NO_TEMPERATURE not in self._quirks:
+            options["temperature"] = sampling.temperature
         if sampling.seed is not None:
             options["seed"] = sampling.seed
         if sampling.stop:
@@ -339,8 +346,10 @@ class EndpointModel:
                 transient=True,
                 retry_after=_retry_after(response.headers.get("Retry-After")),
             )
-        if status in (400, 422) and _NO_STREAM.search(said) and self._streams and not _TOO_LONG.search(said):
-            raise _NoStream
+        if status in (400, 422) and not _TOO_LONG.search(said):
+            for quirk in _QUIRKS.keys() - self._quirks:
+                if _QUIRKS[quirk].search(said):
+                    raise _Quirk(quirk)
         if status == 413 or _TOO_LONG.search(said):
             raise ModelError(
                 f"the conversation is too long for {self.model!r} ({status}: {said}): serve it with a longer context, or"
@@ -384,8 +393,8 @@ async def _chunks(body: list[bytes]) -> AsyncIterator[bytes]:
             yield piece[at : at + _CHUNK]
 
 
-class _NoStream(Exception):
-    """The server said that it cannot stream."""
+class _Quirk(Exception):
+    """The server said how it wants to be asked: the request is written anew, as often as something new is found."""
 
 
 def _text(message: dict[str, Any]) -> str:
