@@ -32,9 +32,8 @@ def test_what_the_examples_write_passes_the_checks(example: str, policy: Policy)
     assert {finding.category for _, finding in refinement.report if finding and finding.category} <= set(
         policy.categories
     )
-    with pytest.raises(
-        RewriteError, match="words of others"
-    ):  # the instructions hold it: the one check that it cannot pass
+    assert without_foreign(refinement.prompt) == refinement.prompt
+    with pytest.raises(RewriteError, match="words of others"):  # the instructions hold it: this one it cannot pass
         check_rewrite(chat("What can I do about this?"), refinement.prompt, policy)
 
 

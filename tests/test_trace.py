@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import refinements, sentences
 from vlmguard.errors import TraceError
-from vlmguard.trace import TraceReader, escape, extract, parse, render, unescape
+from vlmguard.trace import TraceReader, escape, extract, is_refusal, parse, render, unescape
 from vlmguard.types import Evidence, Finding, Level, Modality, Refinement, RiskReport
 
 FORWARD = (
@@ -147,3 +147,32 @@ def test_what_is_unclear_is_not_guessed_at(said: str, says: str) -> None:
 def test_prose_around_a_trace_changes_nothing(refinement: Refinement, before: str, after: str) -> None:
     written = render(refinement)
     assert extract(f"{before}{written}{after.replace('<', '')}") == written
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "I can't help with that.",
+        "I'm sorry, but I can’t assist with that request.",
+        "Sorry, I cannot provide this.",
+        "I am unable to help you with it.",
+        "As an AI, I must decline to answer.",
+        "I'm not able to continue.",
+    ],
+)
+def test_a_refusal_is_known(said: str) -> None:
+    assert is_refusal(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'The user writes "I can\'t help it" and asks why.',
+        "I can't sleep. Please tell me what helps.",
+        "I will not hurt him, but I am angry. Please help me to calm down.",
+        "My bank says: we cannot provide this.",
+        "Please tell me why you cannot help with it.",
+    ],
+)
+def test_a_users_own_words_are_no_refusal(said: str) -> None:
+    assert not is_refusal(said)

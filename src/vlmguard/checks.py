@@ -31,7 +31,7 @@ _FOREIGN = {
         re.IGNORECASE,
     ),
     "the address of a machine": re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])"),
-    "a mail address": re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+"),
+    "a mail address": re.compile(r"(?<![\w.+-])[\w.+-]++@[\w-]+\.[\w.-]+"),
     "a phone number": re.compile(
         r"(?<![\w.])(?!(?:1[89]|20)\d\d ?[-/] ?(?:1[89]|20)\d\d(?!\d))\+?\d[\d ()/-]{6,}\d(?![\w.])"
     ),  # a span of years is none
@@ -51,9 +51,10 @@ _LEAK = 40
 _OTHERS = frozenset({"system", "developer", "tool"})
 """Whose words are not the user's to say."""
 _DATUM = re.compile(
-    r"```[^`]+```|(?<!`)`[^`\n]{2,200}`(?!`)|[\w.+-]+@[\w-]+\.[\w.-]+|https?://[^\s<>\"')\]]+|\d+(?:[.,:/-]\d+)+|\d{3,}"
+    r"```[^`]+```|(?<!`)`[^`\n]{2,200}`(?!`)|(?<![\w.+-])[\w.+-]++@[\w-]+\.[\w.-]+|https?://[^\s<>\"')\]]+|\d+(?:[.,:/-]\d+)+|\d{3,}"
 )
 """Smaller numbers mostly count what is asked for ("ten steps"), which a safe answer need not keep to."""
+_KEPT_UP_TO = 6_000
 _NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{2,}(?: [A-Z][a-z]{2,})*")
 _NAMED_IN = frozenset({"en", "es", "fr"})
 """Languages in which a capital letter inside a sentence marks a name."""
@@ -89,10 +90,12 @@ def without_foreign(text: str) -> str:
 def check_kept(chat: Chat, refinement: Refinement) -> None:
     """Raises ``RewriteError`` when a refined prompt has lost the user's own data: numbers, names, addresses and code.
 
-    What is part of the risk need not be kept: what the evidence or a rationale quotes, and, where the words are a risk by
-    themselves, whatever stands in a sentence that they are about.
+    Of a text too long for that, nothing is asked. What is part of the risk need not be kept: what the evidence or a rationale
+    quotes, and, where the words are a risk by themselves, whatever stands in a sentence that they are about.
     """
     original, refined = chat.messages[-1].text, refinement.prompt or ""
+    if len(original) > _KEPT_UP_TO:
+        return
     reasons = " ".join(
         [
             *(item.observation for item in refinement.evidence),

@@ -37,8 +37,10 @@ _THOUGHT = re.compile(r"\s*<think(?:ing)?>")
 _THOUGHT_END = re.compile(r"</think(?:ing)?>")
 _BEFORE = re.compile(r"\s*(?:```[a-z]*\s*)?(?=<understanding>)")
 _REFUSAL = re.compile(
-    r"\b(?:I(?:['’]m| am) (?:sorry|unable|not able)|I (?:can(?:['’]t|not| not)|won['’]t|will not|must decline|have to decline)"
-    r"|as an AI\b|against my (?:guidelines|policy))",
+    r"\s*(?:I(?:['’]m| am) (?:very |really |so )?(?:sorry|afraid)\b[^.]{0,40}?|sorry\b[^.]{0,20}?|as an AI\b[^.]{0,40}?)?"
+    r"\bI(?:['’]m| am)? (?:can(?:['’]t|not| not)|won['’]t|will not|unable to|not able to|must decline|have to decline)"
+    r"(?: to)?(?: \w+){0,2}? (?:help|assist|comply|provide|fulfil\w*|answer|do (?:that|this|so)|judge|engage|continue|support"
+    r"|discuss|process)\b",
     re.IGNORECASE,
 )
 _OPENING = re.compile(r"<([a-z]+)((?:\s+[a-z]+=\"[^\"<>]*\")*)\s*(/?)>")
@@ -97,8 +99,8 @@ def _element(name: str, body: str, **attributes: str) -> str:
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a model declines in what it says first. Refused questions are unanswered ones, never harmless ones."""
-    return _REFUSAL.search(text[:200]) is not None
+    """Whether a text begins with a model's declining (in English). Refused questions are unanswered, never harmless."""
+    return _REFUSAL.match(text) is not None
 
 
 def extract(answer: str) -> str:

@@ -16,7 +16,7 @@ from vlmguard.policy import Action, Policy
 from vlmguard.prompts import fill
 from vlmguard.protocols import Model
 from vlmguard.receipts import aspects
-from vlmguard.rewriters.quoting import DEFAULT_BUDGET, PROMPTS, Budget, Question, ask, rearm
+from vlmguard.rewriters.quoting import DEFAULT_BUDGET, PROMPTS, Budget, Question, ask, disarm_controls, rearm
 from vlmguard.rewriters.steering import steers_rewriter
 from vlmguard.types import (
     JUDGED_ROLES,
@@ -191,8 +191,8 @@ def _is_steered(chat: Chat) -> bool:
 
 def _repair(asked: Chat, answer: str, error: Exception) -> Chat:
     """The question once more, with what was said and what is wrong with it."""
-    said = Message("assistant", (Text(answer[:_SHOWN_AGAIN] or "(nothing)"),))
-    return Chat((*asked.messages, said, Message("user", (Text(fill("repair", error=str(error))),))))
+    said = Message("assistant", (Text(disarm_controls(answer[:_SHOWN_AGAIN]) or "(nothing)"),))
+    return Chat((*asked.messages, said, Message("user", (Text(fill("repair", error=disarm_controls(str(error)))),))))
 
 
 def _rearmed(refinement: Refinement) -> Refinement:

@@ -31,7 +31,12 @@ _DISARMED = re.compile(rf"<\\(?=\\*(?:{_CONTROL}))|\[\\(?=\\*/?INST\])", re.IGNO
 
 def disarm(text: str) -> str:
     """``text`` with a backslash inside whatever a chat template, a tokenizer or the trace grammar takes for its own."""
-    return _ARMED.sub(lambda found: f"{found[0]}\\", trace.escape(text))
+    return disarm_controls(trace.escape(text))
+
+
+def disarm_controls(text: str) -> str:
+    """``disarm`` for text that may speak the trace grammar: a rewriter's own words."""
+    return _ARMED.sub(lambda found: f"{found[0]}\\", text)
 
 
 def rearm(text: str) -> str:

@@ -11,13 +11,19 @@ import re
 from vlmguard.rewriters.orders import orders_to_assistant
 from vlmguard.trace import ELEMENTS
 
-_READ = 200_000
+_READ = 50_000
+"""More than a rewriter is shown of a chat."""
+_HINTS = (
+    "forward", "assess", "none", "absent", "<|", "inst]", "sys>", "think", "_of_turn", "==", "end of", "harmless", "benign", "safe",
+    "no risk", "rewriter", "guardrail", "classifier", "filter", "judge",
+)  # fmt: skip
+"""One of these stands in all that the signs match: looking for them first is what makes an honest text cheap."""
 _TAG = re.compile(rf"<\\*/?({'|'.join(ELEMENTS)})\b", re.IGNORECASE)
 _SIGNS = re.compile(
     r"""<\\*/?forward\s*/?> | \bassessment\s+text\s*= | \b(?:text|image|cross)\s*=\s*["'“]?(?:none|absent)\b
       | <\\*\|[^|<>\n]{1,40}\|> | \[\\*/?INST\] | <<\\*/?SYS>> | <\\*/?think(?:ing)?> | <(?:start|end)_of_turn>
       | ==\s?[0-9a-f]{8,} | \bend\ of\ (?:the\ )?(?:conversation|quoted\ data|user\ (?:input|data))\b
-      | \b(?:rewriter|guardrail|(?:safety|content)\ (?:judge|classifier|filter|model|system))\b.{0,60}
+      | \b(?:rewriter|guardrail|(?:safety|content)\ (?:judge|classifier|filter))\b.{0,60}
         \b(?:must|should|output|answer|write|mark|rate|assess|forward|approve)
       | \b(?:output|write|say|answer|reply|respond|print|return|emit)\s(?:with\s)?(?:only\s|just\s)?["'“‘`<(]*forward\b
       | \b(?:rate|mark|assess|classify|judge|label|grade)\s(?:this|the|my|it)\b.{0,30}\b(?:safe|harmless|benign|none|no\ risk)\b
@@ -36,9 +42,11 @@ _DROPS = re.compile(
 
 
 def steers_rewriter(text: str) -> str | None:
-    """The words of ``text`` that speak to a judging model, or ``None``. The first 200,000 characters are read."""
+    """The words of ``text`` that speak to a judging model, or ``None``. The first 50,000 characters are read."""
     read = text[:_READ]
-    if found := _SIGNS.search(read) or _DROPS.search(read):
+    folded = read.lower()
+    hinted = any(hint in folded for hint in _HINTS)
+    if found := (_SIGNS.search(read) if hinted else None) or _DROPS.search(read):
         return " ".join(found[0].split())[:80]
     names = {tag.lower() for tag in _TAG.findall(read)}
     if len(names) >= 2:
