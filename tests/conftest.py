@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 
@@ -13,6 +14,10 @@ from vlmguard.policy import Policy, load_policy
 from vlmguard.rewriters.embedded import EmbeddedRewriter
 
 Draw = Callable[..., bytes]
+
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
+"""No test is timed: how long one takes says more of the machine's other work than of the code."""
 
 
 class WordScorer:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vlmguard.models.scripted import ScriptedModel as ScriptedModel
     from vlmguard.policy import Policy as Policy
     from vlmguard.policy import load_policy as load_policy
+    from vlmguard.rewriters.select import make_rewriter as make_rewriter
     from vlmguard.types import Chat as Chat
     from vlmguard.types import Guarded as Guarded
     from vlmguard.types import Image as Image
@@ -36,6 +37,7 @@ _HOMES = {
     "ScriptedModel": "vlmguard.models.scripted",
     "Policy": "vlmguard.policy",
     "load_policy": "vlmguard.policy",
+    "make_rewriter": "vlmguard.rewriters.select",
     "Chat": "vlmguard.types",
     "Guarded": "vlmguard.types",
     "Image": "vlmguard.types",
@@ -58,6 +60,7 @@ __all__ = [
     "VlmguardError",
     "chat",
     "load_policy",
+    "make_rewriter",
     "read_image",
 ]
 

@@ -125,7 +125,9 @@ def _read_done(out: Path, policy: str, mode: Mode, rewriter: str) -> set[Id]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{out} exists and is not the output of a batch: name another file") from error
     if others:
-        raise InputError(f"{out} was made under another policy, mode or rewriter: name another file, or use the same")
+        raise InputError(
+            f"{out} was made under another policy or mode, or by another rewriter: name another file, or use the same"
+        )
     if len(judged) < len(rows):
         _rewrite(out, judged)
     return {row["id"] for row in judged}
