@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,33 @@ def test_an_endpoint_that_is_down(capsys: pytest.CaptureFixture[str]) -> None:
     code, checks = tried(capsys, "endpoint:http://127.0.0.1:1/v1#m")
     assert code == 1
     assert "start the server, or correct the address" in checks["answers"][1]
+
+
+def test_the_models_of_an_endpoint_are_listed_where_the_one_in_the_spec_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(200, {"data": [{"id": "qwen-vl"}, {"id": "llava"}]})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(404, {"error": {"message": "no such model"}})
+
+        def _answer(self, status: int, body: object) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code, checks = tried(capsys, f"endpoint:http://127.0.0.1:{server.server_port}/v1#quen-vl")
+        server.shutdown()
+    assert code == 1
+    assert "knows no model 'quen-vl'" in checks["answers"][1]
+    assert "models there: qwen-vl, llava" in checks["answers"][1]

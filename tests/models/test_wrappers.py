@@ -206,6 +206,19 @@ async def test_no_more_than_the_limit_are_asked_at_a_time() -> None:
     assert inner.most == 3
 
 
+def test_a_limit_holds_in_every_event_loop_by_itself() -> None:
+    async def crowd(model: Model) -> list[str]:
+        return await asyncio.gather(*(whole(model) for _ in range(5)))
+
+    class Takes:
+        async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
+            await asyncio.sleep(0.001)
+            return Completion("fine")
+
+    model = Limit(Takes(), 2)
+    assert [asyncio.run(crowd(model)) for _ in range(2)] == [["fine"] * 5] * 2
+
+
 @pytest.mark.parametrize("read", [whole, pieces], ids=["whole", "stream"])
 async def test_what_is_late_is_cancelled(read: object) -> None:
     inner = Hangs()

@@ -173,7 +173,7 @@ async def _try_model(arguments: argparse.Namespace) -> list[Check]:
             except TimeoutError:
                 checks.append(Check(name, False, f"no answer within {settings.deadline:g} s: raise --deadline"))
             except (VlmguardError, ValueError) as error:
-                checks.append(Check(name, False, str(error)))
+                checks.append(Check(name, False, f"{error}{await _models_there(named)}"))
             else:
                 checks.append(Check(name, True, f"{detail} ({time.perf_counter() - started:.1f} s)"))
             if not checks[-1].ok:
@@ -181,6 +181,20 @@ async def _try_model(arguments: argparse.Namespace) -> list[Check]:
     finally:
         await close(named.model)
     return checks
+
+
+async def _models_there(named: Named) -> str:
+    """The models that an endpoint lists, where it does: the name in the spec may be another."""
+    from vlmguard.models.endpoint import EndpointModel
+
+    if not isinstance(named.model, EndpointModel):
+        return ""
+    try:
+        async with asyncio.timeout(10):
+            names = await named.model.models()
+    except (VlmguardError, TimeoutError):
+        return ""
+    return f"; models there: {', '.join(names[:20])}" if names else ""
 
 
 async def _answers(named: Named) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from weakref import WeakKeyDictionary
 
 from vlmguard.models.wrapper import Wrapper, open_stream
 from vlmguard.protocols import Model
@@ -12,11 +13,19 @@ from vlmguard.types import Chat, Completion, Sampling
 
 
 class Limit(Wrapper):
-    """At most ``most`` questions at a time. For the tasks of one event loop."""
+    """At most ``most`` questions at a time, of the tasks of one event loop."""
 
     def __init__(self, model: Model, most: int) -> None:
         super().__init__(model)
-        self._slots = asyncio.Semaphore(most)
+        self._most = most
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+    @property
+    def _slots(self) -> asyncio.Semaphore:
+        loop = asyncio.get_running_loop()
+        if (slots := self._by_loop.get(loop)) is None:
+            slots = self._by_loop[loop] = asyncio.Semaphore(self._most)
+        return slots
 
     async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
         """The answer, once there is room."""
