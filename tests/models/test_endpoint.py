@@ -13,6 +13,7 @@ from tests.conftest import Draw
 from tests.models.upstream import STREAM_HEAD, Answer, Upstream, event, failed, http, reset, said, streamed
 from vlmguard import chat
 from vlmguard.errors import ChatError, CutOffError, ModelError
+from vlmguard.models.deadline import Deadline
 from vlmguard.models.endpoint import EndpointModel, _retry_after
 from vlmguard.models.retry import Retry
 from vlmguard.models.wrapper import Pieces, open_stream
@@ -305,6 +306,16 @@ async def test_an_answer_without_end_is_not_kept_in_memory() -> None:
     async with endpoint(pours) as (model, upstream):
         with pytest.raises(ModelError, match="more than 8,000,000 bytes"):
             await model.generate(chat("hello"), SHORT)
+        await asyncio.wait_for(upstream.left.wait(), 10)
+
+
+async def test_a_server_that_is_slow_is_left_at_the_deadline() -> None:
+    async def never(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(3600)
+
+    async with endpoint(never) as (model, upstream):
+        with pytest.raises(ModelError, match="within its deadline"):
+            await Deadline(model, 0.2).generate(chat("hello"), SHORT)
         await asyncio.wait_for(upstream.left.wait(), 10)
 
 
