@@ -42,7 +42,7 @@ _FOREIGN = {
     ),
     "a tool call": re.compile(r"</?tool_(?:call|response)>|<\|[^|>]{1,40}\|>|\"(?:tool_calls|function_call)\"\s*:"),
     "a mark of a chat template": re.compile(
-        r"\[/?INST\]|<</?SYS>>|</?think(?:ing)?>|<(?:start|end)_of_turn>|^\s*(?:system|assistant|developer)\s*:(?=\s)",
+        r"\[/?INST\]|<</?SYS>>|</?think(?:ing)?>|<(?:start|end)_of_turn>|^[ \t]*(?:system|assistant|developer)[ \t]*:(?=\s)",
         re.IGNORECASE | re.MULTILINE,
     ),
 }
