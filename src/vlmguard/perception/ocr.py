@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vlmguard.perception.detection import Pixels, Quad, Region, heat_of, regions_of, sketch, whole_lines
+from vlmguard.perception.detection import Pixels, Quad, Region, heats_of, regions_of, sketch, whole_lines
 from vlmguard.perception.fineprint import fine_print
 from vlmguard.perception.layout import reading_order
 from vlmguard.perception.poses import Attempt, read_regions
@@ -120,14 +120,14 @@ class TextReader:
 
     def _regions(self, detector: "onnxruntime.InferenceSession", pixels: Pixels, scale: float) -> list[Region]:
         near = sketch(pixels, scale)
-        regions = regions_of(heat_of(detector, near, self._pool), scale)
+        far_scale = scale * min(1.0, _FAR_SIDE / max(near.shape[:2]))
+        far = [sketch(near, far_scale / scale)] if far_scale < scale else []
+        heat, *far_heat = heats_of(detector, [near, *far], self._pool)
+        regions = regions_of(heat, scale)
         if scale < _FINE_PRINT:
             regions += self._fine_regions(detector, pixels, scale, regions)
-        far_scale = scale * min(1.0, _FAR_SIDE / max(near.shape[:2]))
-        if far_scale < scale:
-            far = sketch(near, far_scale / scale)
-            large = regions_of(heat_of(detector, far, self._pool), far_scale)
-            regions += [region for region in large if region.size[1] * far_scale >= _FAR_LINE]
+        large = [region for seen in far_heat for region in regions_of(seen, far_scale)]
+        regions += [region for region in large if region.size[1] * far_scale >= _FAR_LINE]
         return whole_lines(regions)
 
     def _fine_regions(
@@ -137,11 +137,14 @@ class TextReader:
             region for region in regions if region.score >= _PLAIN and _FINE_LINE <= region.size[1] * scale < _TALL_LINE
         ]
         most = min(_FINE_SHARE * pixels.shape[0] * pixels.shape[1], self._max_pixels / 4)
-        fine: list[Region] = []
-        for rows, columns in fine_print(pixels, plain, most):
-            heat = heat_of(detector, sketch(np.ascontiguousarray(pixels[rows, columns]), 1.0), self._pool)
-            fine += [region.moved(columns.start, rows.start) for region in regions_of(heat, 1.0)]
-        return fine
+        areas = fine_print(pixels, plain, most)
+        drawn = [sketch(np.ascontiguousarray(pixels[rows, columns]), 1.0) for rows, columns in areas]
+        heats = heats_of(detector, drawn, self._pool)
+        return [
+            region.moved(columns.start, rows.start)
+            for heat, (rows, columns) in zip(heats, areas, strict=True)
+            for region in regions_of(heat, 1.0)
+        ]
 
     def _models(self) -> "tuple[onnxruntime.InferenceSession, Recogniser]":
         with self._opening:

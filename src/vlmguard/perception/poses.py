@@ -12,6 +12,10 @@ from vlmguard.perception.recognition import Recognised, Recogniser, cut_out, ink
 _SURE = 0.94  # from this confidence on no other pose is tried
 _TELLING = 5  # letters; a shorter word reads well in several poses ("TOOT")
 _PROBES = 6  # doubtful lines that are read in every pose before the picture's pose is voted on
+_NOTHING = 0.15  # confidence; writing in a wrong pose still looks like letters
+_FOUND = 0.85  # score of a region that is turned all the same
+_A_WORD = 3  # squarish regions of like height; one turned letter or two alone say nothing
+_ALIKE = 1.6
 _HOPELESS = 0.25  # below, a second reading is not worth its time
 _SEARCHED = 32  # doubtful lines of a picture that are read in every pose
 _FAVOUR = 0.08  # confidence that the pose of the picture's sure lines is worth
@@ -57,17 +61,29 @@ def read_regions(recogniser: Recogniser, pixels: Pixels, regions: list[Region]) 
     """Read every region in the pose in which it reads best."""
     best = _tried(recogniser, pixels, ((region, (0, False)) for region in regions))
     doubtful = sorted((k for k, attempt in enumerate(best) if not attempt.sure), key=lambda k: -_promise(regions[k]))
-    probes, rest = doubtful[:_PROBES], doubtful[_PROBES:_SEARCHED]
+    likely = [k for k in doubtful if _may_be_turned(best[k], regions)]
+    probes, rest = likely[:_PROBES], likely[_PROBES:_SEARCHED]
     _search(recogniser, pixels, best, probes)
     frame = _vote(best)
     if frame is not None:
-        unlike = [k for k in doubtful[_PROBES:] if _pose_in(regions[k], frame) != (0, False)]
+        unlike = [k for k in doubtful if k not in probes and _pose_in(regions[k], frame) != (0, False)]
         unlike += [k for k, a in enumerate(best) if a.sure and len(a.read.text) < _TELLING and _frame(a) != frame]
         again = _tried(recogniser, pixels, ((regions[k], _pose_in(regions[k], frame)) for k in unlike))
         for k, attempt in zip(unlike, again, strict=True):
             best[k] = max(best[k], attempt, key=lambda a: _worth(a, frame))
     _search(recogniser, pixels, best, [k for k in rest if not best[k].sure], frame)
     return _read_again(recogniser, pixels, best)
+
+
+def _may_be_turned(attempt: Attempt, regions: list[Region]) -> bool:
+    """Whether a doubtful region may be writing in another pose; most of what a photograph brings is not."""
+    region = attempt.region
+    if attempt.read.confidence < _NOTHING and region.score < _FOUND:
+        return False
+    if not region.is_squarish:
+        return True
+    alike = (max(r.size[1], region.size[1]) <= _ALIKE * min(r.size[1], region.size[1]) for r in regions if r.is_squarish)
+    return sum(alike) >= _A_WORD
 
 
 def _read_again(recogniser: Recogniser, pixels: Pixels, best: list[Attempt]) -> list[Attempt]:
