@@ -445,9 +445,8 @@ class Bench:
         from vlmguard.perception.obfuscation import decode
 
         for text in seen if seen else [case.prompt]:
-            joined = " ".join(text.split())
-            yield joined
-            for view in decode(joined, dict(case.table)):
+            yield " ".join(text.split())
+            for view in decode(text, dict(case.table)):  # with its lines, as the guard reads it
                 yield view.text
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 
+import hypothesis
 import pytest
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 
 from vlmguard.policy import Policy, load_policy
 from vlmguard.rewriters.embedded import EmbeddedRewriter
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 Draw = Callable[..., bytes]
 

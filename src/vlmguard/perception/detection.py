@@ -146,7 +146,9 @@ def sketch(pixels: Pixels, scale: float) -> Pixels:
 
 def heats_of(session: "onnxruntime.InferenceSession", drawn: Sequence[Pixels], pool: Executor) -> list[Heat]:
     """Map of each sketch how much a pixel looks like the core of a text line, 0..1. All tiles of all of them share the pool."""
-    padded = [np.pad(one, ((0, -one.shape[0] % _GRID), (0, -one.shape[1] % _GRID), (0, 0)), mode="edge") for one in drawn]
+    padded = [
+        np.pad(one, ((0, -one.shape[0] % _GRID), (0, -one.shape[1] % _GRID), (0, 0)), mode="edge") for one in drawn
+    ]
     heats = [np.zeros(one.shape[:2], np.float32) for one in padded]
 
     def fill(task: tuple[int, _Tile]) -> None:

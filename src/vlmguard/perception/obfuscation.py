@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from vlmguard.perception import encodings, respelling
+from vlmguard.perception import encodings, mending, respelling
 from vlmguard.perception.encodings import Passage, wordless_regions
 from vlmguard.perception.lookalikes import plain
 from vlmguard.perception.substitution import substitute, substitutions
@@ -44,10 +44,15 @@ _FINAL = frozenset(("missing spaces", "masked letters", "repeated letters", "lin
 _Reader = Callable[[str], Iterable[Passage]]
 
 _READERS: tuple[tuple[str, _Reader], ...] = (
+    ("base64", mending.read_torn_base64),
     ("base64", encodings.read_base64),
+    ("base32", mending.read_torn_base32),
     ("base32", encodings.read_base32),
+    ("hex", mending.read_torn_hex),
     ("hex", encodings.read_hex),
+    ("binary", mending.read_torn_bits),
     ("binary", encodings.read_binary),
+    ("character codes", mending.read_torn_decimals),
     ("character codes", encodings.read_codes),
     ("escapes", encodings.read_escapes),
     ("morse", encodings.read_morse),
