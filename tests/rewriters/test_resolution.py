@@ -41,7 +41,7 @@ def texts(prompt: str, *readings: str) -> list[str]:
         ("kite", "How to make a", "How to make a kite"),
         ("Fill the blank with 'bread'", "How to bake ____ at home", "How to bake bread at home"),
         ("Tell me about these.", "stepstopaintthegarden\nwall", "Tell me about steps to paint the garden wall."),
-        ("Read it and answer.", "sweet = best", "Read sweet = best and answer."),
+        ("Read it to Ann.", "sweet = best", "Read sweet = best to Ann."),
         ("Do what it says.", "Guide me on the\nbest way to bake\n123", "Guide me on the best way to bake"),
     ],
 )

@@ -8,7 +8,7 @@ to three levels. A reading is given only where it makes more sense than what sta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlmguard.perception import encodings, mending, respelling
 from vlmguard.perception.encodings import Passage, wordless_regions
@@ -28,6 +28,8 @@ class View:
     """What was undone, outermost first, joined by " > ": ``base64``, ``zero-width``, ``hex > rot13``."""
     hidden: bool
     """Whether writing it that way looks like an attempt to hide; ``False`` is mere normalisation."""
+    deeper: bool = False
+    """Whether it is disguised once more, beyond the depth to which disguises are undone."""
 
 
 _DEPTH = 3
@@ -91,7 +93,7 @@ def decode(text: str, table: Mapping[str, str] | None = None) -> tuple[View, ...
         key = " ".join(view.text.split())
         if key and key != " ".join(text.split()):
             known = views.setdefault(key, view)
-            if view.hidden and not known.hidden:
+            if (view.hidden, view.deeper) > (known.hidden, known.deeper):
                 views[key] = view
         if len(views) >= 3 * _MOST_VIEWS:
             break
@@ -118,7 +120,13 @@ def _views(text: str, table: Mapping[str, str], depth: int) -> Iterator[View]:
                 yield chained
             if method in _FINAL:
                 continue
+            if depth == 1 and (deserves or chained.hidden) and _hides_more(view.text):
+                yield replace(chained, deeper=True)
             yield from _inside(view.text, chained.method, chained.hidden, table, depth)
+
+
+def _hides_more(text: str) -> bool:
+    return any(passage.hidden for _, passages in _readings(text) for passage in passages)
 
 
 def _inside(text: str, method: str, hidden: bool, table: Mapping[str, str], depth: int) -> Iterator[View]:

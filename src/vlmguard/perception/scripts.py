@@ -24,7 +24,11 @@ _DOUBTED = 0.9  # mean probability of a long line of look-alikes
 _LOOK_ALIKE = 0.97
 _SENTENCE = 12  # letters from which on such a line is long
 _GREEK = 0.4  # share of Greek letters; the recogniser knows those of formulas, not the accented ones of words
-_ORNAMENT = 0.4  # share of one character that is no Latin letter; rows of asterisks are no sentence
+_ORNAMENT = 0.4  # share of characters that are no Latin letters; rows of asterisks are no sentence
+_REPEATED = 4  # times that each of them stands there
+_ONE_INK = (
+    0.35  # how far ink strays from the line between ground and ink, as a share; a row of drawings has many colours
+)
 _STROKES = (1.7, 3.6)  # strokes crossed per stretch as long as the line is high
 _RIM = 0.1  # share of ink in the top and bottom rows; more belongs to frames
 _CRISP = 4.0  # distance of ink and ground in their deviations
@@ -55,9 +59,11 @@ def _certainty(attempt: Attempt) -> float:
 
 
 def _is_ornament(text: str) -> bool:
+    """A row of one sign, of which a reader makes one look-alike or a few, over and over."""
     counts = Counter(text.replace(" ", ""))
-    signs = max((count for sign, count in counts.items() if not ("A" <= sign.upper() <= "Z")), default=0)
-    return counts.total() >= _SENTENCE and signs >= _ORNAMENT * counts.total()
+    signs = {sign: count for sign, count in counts.items() if not ("A" <= sign.upper() <= "Z")}
+    total = sum(signs.values())
+    return counts.total() >= _SENTENCE and total >= _ORNAMENT * counts.total() and total >= _REPEATED * len(signs)
 
 
 def _is_greek(text: str) -> bool:
@@ -69,7 +75,8 @@ def _is_greek(text: str) -> bool:
 def _looks_written(pixels: Pixels, attempt: Attempt) -> bool:
     import cv2
 
-    grey = cv2.cvtColor(cut_out(pixels, attempt.corners, 1.0), cv2.COLOR_RGB2GRAY)
+    cut = cut_out(pixels, attempt.corners, 1.0)
+    grey = cv2.cvtColor(cut, cv2.COLOR_RGB2GRAY)
     signed = grey.astype(np.int16)
     if np.abs(np.diff(signed, axis=0)).mean() < _LEVEL_STROKES * np.abs(np.diff(signed, axis=1)).mean():
         return False
@@ -83,6 +90,20 @@ def _looks_written(pixels: Pixels, attempt: Attempt) -> bool:
     height = ink.shape[0]
     body = ink[height // 5 : -height // 5]
     crossed = float((body[:, 1:] != body[:, :-1]).sum(axis=1).mean()) / 2 * height / ink.shape[1]
+    if _stray(cut, ink) > _ONE_INK:
+        return False
     deviation = np.sqrt(grey[ink].var() * ink.mean() + grey[~ink].var() * (1 - ink.mean()))
     distance = abs(float(grey[ink].mean()) - float(grey[~ink].mean())) / (float(deviation) + 1)
     return _STROKES[0] <= crossed <= _STROKES[1] and float(ink[[0, -1]].mean()) <= _RIM and distance >= _CRISP
+
+
+def _stray(cut: Pixels, ink: NDArray[np.bool_]) -> float:
+    """How much of the ink's colour is not the one colour that a line is written in."""
+    if ink.all():
+        return 0.0
+    away = cut[ink].astype(np.float32) - np.median(cut[~ink], axis=0)
+    main = away.mean(axis=0)
+    main /= float(np.linalg.norm(main)) + 1e-6
+    along = away @ main
+    across = np.linalg.norm(away - along[:, None] * main, axis=1)
+    return float(across.mean() / (np.abs(along).mean() + 1e-6))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from vlmguard.perception.obfuscation import decode, substitute, substitutions
 from vlmguard.perception.wordlike import WORD, is_word, segment, sense
+from vlmguard.rewriters.asking import NOUN_HEADING, hands_over, is_mere_carrier, says_words
 from vlmguard.rewriters.orders import orders_to_assistant
 from vlmguard.rewriters.pointing import (
     GAP,
@@ -24,7 +25,15 @@ from vlmguard.rewriters.pointing import (
     item_references,
 )
 
-__all__ = ["Composed", "asks_to_follow", "empty_items", "orders_to_assistant", "resolve"]
+__all__ = [
+    "PROMPT_CHARACTERS",
+    "READ_CHARACTERS",
+    "Composed",
+    "asks_to_follow",
+    "empty_items",
+    "orders_to_assistant",
+    "resolve",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +57,9 @@ _LABEL_WORDS = 14
 _INSTRUCTION_WORDS = 80
 _TELLING_LINES = 3
 _SAID_CHARACTERS = 1_500
-_PROMPT_CHARACTERS = 6_000
+PROMPT_CHARACTERS = 6_000
 """Characters of a prompt that are looked at: of a longer one its beginning and its end, where it points."""
-_READ_CHARACTERS = 20_000
+READ_CHARACTERS = 20_000
 """Characters of one reading that are looked at."""
 
 
@@ -58,12 +67,12 @@ def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
     """The intents that ``prompt`` makes with the words read in its pictures: the most telling first, the plain pairings last.
 
     ``readings[i]`` is the text read in image ``i + 1``, "" where there was none. Bounded: long readings give their telling
-    lines, many pictures a few candidates each.
+    lines, many pictures a few candidates each. What lies beyond ``PROMPT_CHARACTERS`` and ``READ_CHARACTERS`` is not looked at.
     """
     prompt = prompt.strip()
-    if len(prompt) > _PROMPT_CHARACTERS:
-        prompt = f"{prompt[: _PROMPT_CHARACTERS // 2]} {prompt[-_PROMPT_CHARACTERS // 2 :]}"
-    pages = [_Page(number, reading[:_READ_CHARACTERS]) for number, reading in enumerate(readings, start=1)]
+    if len(prompt) > PROMPT_CHARACTERS:
+        prompt = f"{prompt[: PROMPT_CHARACTERS // 2]} {prompt[-PROMPT_CHARACTERS // 2 :]}"
+    pages = [_Page(number, reading[:READ_CHARACTERS]) for number, reading in enumerate(readings, start=1)]
     pages = [page for page in pages if page.said]
     found: list[Composed] = []
     found += _across(prompt, pages)
@@ -72,7 +81,7 @@ def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
     pairings = [
         Composed(f"{prompt}\nThe picture says: {page.said}", page.number, "pairing", page.lines)
         for page in pages[: _MOST // 2]
-        if prompt
+        if prompt and says_words(page.said) and not is_mere_carrier(prompt)
     ]
     return (*_first(found, _MOST - len(pairings)), *pairings)
 
@@ -181,13 +190,6 @@ _ONLY_MARKS = re.compile(
 )
 _BARE_NUMBER = re.compile(r"\s*\(?([1-9])[.):,]?\s*")
 _TRAILING_MARKS = re.compile(r"(?:\s+\(?[1-9][.)]){2,12}[\s._…-]*\Z")
-_NOUN_HEADING = re.compile(
-    r"(?:a |an |the |some |detailed |\d+ |top |best |step-by-step )*(?:methods?|steps?|ways?|lists?|guide|instructions?|tips|techniques?|"
-    r"tricks|ideas|strategies|tactics|recipes?|reasons|tools|materials|ingredients|examples?|procedures?|process|plan|tutorial|"
-    r"scripts?|messages?|phrases|slogans|jokes|things|places|names|manual|checklist|outline)"
-    r"(?=\s+(?:to|of|for|on|in|that|about|by|from|with|how|why|you|i|we)\b|\s*:?\s*\Z)",
-    re.IGNORECASE,
-)
 
 
 def empty_items(reading: str) -> str | None:
@@ -195,7 +197,7 @@ def empty_items(reading: str) -> str | None:
 
     At least two empty items with a mark of their own, or bare numbers from 1 upwards that end the text.
     """
-    lines = [line.strip() for line in reading[:_READ_CHARACTERS].splitlines() if line.strip()]
+    lines = [line.strip() for line in reading[:READ_CHARACTERS].splitlines() if line.strip()]
     if lines and (ending := _TRAILING_MARKS.search(lines[-1])) and ending.start() > 0:
         lines[-1:] = [lines[-1][: ending.start()], "1.", "2."]
     heading = [line for line in lines if not _ONLY_MARKS.fullmatch(line) and not _BARE_NUMBER.fullmatch(line)]
@@ -236,7 +238,7 @@ def _listed(lines: Sequence[str]) -> tuple[str, dict[int, str]]:
 def _request(heading: str) -> str:
     """A heading as the request that filling it in amounts to."""
     heading = heading.rstrip(" :.-")
-    return f"Give {heading[:1].lower()}{heading[1:]}" if _NOUN_HEADING.match(heading) else heading
+    return f"Give {heading[:1].lower()}{heading[1:]}" if NOUN_HEADING.match(heading) else heading
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -259,12 +261,11 @@ def _of_page(prompt: str, page: _Page, pointed: bool) -> Iterator[Composed]:
         yield made(_request(page.empty), "empty list")
     if not prompt:
         return
-    if asks_to_follow(prompt):
-        short = len(page.said.split()) <= _INSTRUCTION_WORDS
-        for instruction in [_request(page.said)] if short else page.labels:
-            yield made(instruction, "instruction", [instruction])
+    yield from (made(instruction, "instruction", [instruction]) for instruction in _instructions(prompt, page))
     yield from (made(text, "item", [line]) for text, line in _with_items(prompt, page))
     yield from (made(text, "blank") for text in _with_gaps_filled(prompt, page))
+    if is_mere_carrier(prompt):
+        return  # the prompt adds nothing to what stands there
     if page.items and LIST.search(prompt):
         listed = "; ".join(list(page.items.values())[:8])
         yield made(LIST.sub(lambda _: f"{page.heading or 'the list'}: {listed}"[:600], prompt, count=1), "list")
@@ -280,6 +281,13 @@ def _of_page(prompt: str, page: _Page, pointed: bool) -> Iterator[Composed]:
         if view.hidden:
             said = _pointings_replaced(prompt, view.text) or [f"{prompt} {view.text}"]
             yield made(said[0], f"{view.method} undone")
+
+
+def _instructions(prompt: str, page: _Page) -> list[str]:
+    """What the picture asks for, where the prompt hands it control."""
+    if not hands_over(prompt):
+        return []
+    return [_request(page.said)] if len(page.said.split()) <= _INSTRUCTION_WORDS else page.labels
 
 
 def _restored(prompt: str, page: _Page) -> Iterator[str]:
