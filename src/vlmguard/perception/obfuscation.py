@@ -43,6 +43,7 @@ _AROUND = 200
 _LONGEST_VIEW = 20_000
 _FINAL = frozenset(("missing spaces", "masked letters", "repeated letters", "line break", "word order", "acrostic"))
 """Readings that hold no further code: they are made of words already."""
+_OF_BYTES = frozenset(("base64", "base32", "hex", "binary", "character codes"))
 _Reader = Callable[[str], Iterable[Passage]]
 
 _READERS: tuple[tuple[str, _Reader], ...] = (
@@ -120,18 +121,19 @@ def _views(text: str, table: Mapping[str, str], depth: int) -> Iterator[View]:
                 yield chained
             if method in _FINAL:
                 continue
-            if depth == 1 and (deserves or chained.hidden) and _hides_more(view.text):
+            if depth == 1 and _hides_more(view.text):
                 yield replace(chained, deeper=True)
             yield from _inside(view.text, chained.method, chained.hidden, table, depth)
 
 
 def _hides_more(text: str) -> bool:
-    return any(passage.hidden for _, passages in _readings(text) for passage in passages)
+    """Whether a reading is itself another's disguise; of bytes that are a text, what that says may be disguised again."""
+    return any(passage.hidden or method in _OF_BYTES for method, passages in _readings(text) for passage in passages)
 
 
 def _inside(text: str, method: str, hidden: bool, table: Mapping[str, str], depth: int) -> Iterator[View]:
     for view in _views(text, table, depth - 1):
-        yield View(view.text, _chain(method, view.method), hidden or view.hidden)
+        yield replace(view, method=_chain(method, view.method), hidden=hidden or view.hidden)
 
 
 def _chain(outer: str, inner: str) -> str:

@@ -13,7 +13,7 @@ from vlmguard.perception.fineprint import fine_print
 from vlmguard.perception.layout import reading_order
 from vlmguard.perception.poses import Attempt, read_regions
 from vlmguard.perception.recognition import Recogniser
-from vlmguard.perception.scripts import unknown_scripts
+from vlmguard.perception.scripts import unknown_scripts, without_look_alikes
 from vlmguard.perception.sessions import DETECTOR, open_session, weights_path
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class TextReader:
         unread += [Unread("budget", _box(region.corners())) for region in regions[self._max_lines :]]
         attempts = read_regions(recogniser, pixels, regions[: self._max_lines])
         strange = unknown_scripts(pixels, attempts)
-        legible = [attempt for attempt in attempts if _legible(attempt)]
+        legible = _in_company([attempt for attempt in attempts if _legible(attempt)])
         unread += [_unread(attempt) for attempt in strange if not _echoed(attempt, legible)]
         read = _without_echoes([attempt for attempt in legible if attempt not in strange or attempt.worth >= _RATHER])
         order = reading_order([attempt.corners for attempt in read], [attempt.letters for attempt in read])
@@ -158,6 +158,13 @@ def _legible(attempt: Attempt) -> bool:
     return attempt.worth >= needed
 
 
+def _in_company(legible: list[Attempt]) -> list[Attempt]:
+    """Without lone ideographs where no line of such letters stands: windows, crosses and frames read as 田, 十 and 口."""
+    if any(attempt.letters > 1 and not attempt.read.text.isascii() for attempt in legible):
+        return legible
+    return [attempt for attempt in legible if attempt.letters > 1 or attempt.read.text.strip().isascii()]
+
+
 def _unread(attempt: Attempt) -> Unread:
     return Unread("unreadable" if attempt.region.size[1] < _TOO_SMALL else "script", _box(attempt.corners))
 
@@ -196,7 +203,7 @@ def _line(attempt: Attempt) -> Line:
     along = attempt.corners[1] - attempt.corners[0]
     level = along[0] > 0 and abs(along[1]) <= _UPRIGHT * along[0]
     pose: Pose = "mirrored" if attempt.mirrored else "upright" if level else "rotated"
-    return Line(attempt.read.text, _box(attempt.corners), attempt.read.confidence, pose)
+    return Line(without_look_alikes(attempt.read.text), _box(attempt.corners), attempt.read.confidence, pose)
 
 
 def _box(corners: Quad | Iterable[Iterable[float]]) -> Box:

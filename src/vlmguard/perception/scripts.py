@@ -46,7 +46,7 @@ def unknown_scripts(pixels: Pixels, attempts: list[Attempt]) -> list[Attempt]:
 
 def _is_strange(attempt: Attempt) -> bool:
     region, text = attempt.region, attempt.read.text
-    if region.score < _FOUND or region.size[0] < _LONG * region.size[1] or _is_ornament(text):
+    if region.score < _FOUND or region.size[0] < _LONG * region.size[1] or is_ornament(text):
         return False
     sentence = attempt.letters >= _SENTENCE or region.size[0] >= _VERY_LONG * region.size[1]
     look_alike = sentence and attempt.worth < _DOUBTED and attempt.read.typical < _LOOK_ALIKE
@@ -58,12 +58,17 @@ def _certainty(attempt: Attempt) -> float:
     return min(attempt.read.typical, attempt.worth / attempt.read.confidence) if attempt.letters else 0.0
 
 
-def _is_ornament(text: str) -> bool:
+def is_ornament(text: str) -> bool:
     """A row of one sign, of which a reader makes one look-alike or a few, over and over."""
     counts = Counter(text.replace(" ", ""))
     signs = {sign: count for sign, count in counts.items() if not ("A" <= sign.upper() <= "Z")}
     total = sum(signs.values())
     return counts.total() >= _SENTENCE and total >= _ORNAMENT * counts.total() and total >= _REPEATED * len(signs)
+
+
+def without_look_alikes(text: str) -> str:
+    """A line with its ornament in asterisks, whatever letters the reader took for them."""
+    return "".join(sign if sign.isascii() else "*" for sign in text) if is_ornament(text) else text
 
 
 def _is_greek(text: str) -> bool:
@@ -75,8 +80,7 @@ def _is_greek(text: str) -> bool:
 def _looks_written(pixels: Pixels, attempt: Attempt) -> bool:
     import cv2
 
-    cut = cut_out(pixels, attempt.corners, 1.0)
-    grey = cv2.cvtColor(cut, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(cut_out(pixels, attempt.corners, 1.0), cv2.COLOR_RGB2GRAY)
     signed = grey.astype(np.int16)
     if np.abs(np.diff(signed, axis=0)).mean() < _LEVEL_STROKES * np.abs(np.diff(signed, axis=1)).mean():
         return False
@@ -90,20 +94,6 @@ def _looks_written(pixels: Pixels, attempt: Attempt) -> bool:
     height = ink.shape[0]
     body = ink[height // 5 : -height // 5]
     crossed = float((body[:, 1:] != body[:, :-1]).sum(axis=1).mean()) / 2 * height / ink.shape[1]
-    if _stray(cut, ink) > _ONE_INK:
-        return False
     deviation = np.sqrt(grey[ink].var() * ink.mean() + grey[~ink].var() * (1 - ink.mean()))
     distance = abs(float(grey[ink].mean()) - float(grey[~ink].mean())) / (float(deviation) + 1)
     return _STROKES[0] <= crossed <= _STROKES[1] and float(ink[[0, -1]].mean()) <= _RIM and distance >= _CRISP
-
-
-def _stray(cut: Pixels, ink: NDArray[np.bool_]) -> float:
-    """How much of the ink's colour is not the one colour that a line is written in."""
-    if ink.all():
-        return 0.0
-    away = cut[ink].astype(np.float32) - np.median(cut[~ink], axis=0)
-    main = away.mean(axis=0)
-    main /= float(np.linalg.norm(main)) + 1e-6
-    along = away @ main
-    across = np.linalg.norm(away - along[:, None] * main, axis=1)
-    return float(across.mean() / (np.abs(along).mean() + 1e-6))

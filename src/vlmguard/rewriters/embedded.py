@@ -16,12 +16,13 @@ from functools import lru_cache
 from vlmguard.language import count_foreign_letters, detect
 from vlmguard.perception.obfuscation import View, decode, substitutions
 from vlmguard.perception.sight import Eyes, Sight
+from vlmguard.perception.wordlike import sense
 from vlmguard.policy import Action, Policy
 from vlmguard.protocols import RiskScorer
 from vlmguard.rewriters.asking import hands_over, is_mere_carrier, requests, statements
 from vlmguard.rewriters.compose import Situation, compose
 from vlmguard.rewriters.orders import orders_to_assistant
-from vlmguard.rewriters.resolution import PROMPT_CHARACTERS, READ_CHARACTERS, resolve
+from vlmguard.rewriters.resolution import NO_SENSE, PROMPT_CHARACTERS, READ_CHARACTERS, resolve
 from vlmguard.rewriters.scorer import LANGUAGES, EmbeddedScorer, sentences
 from vlmguard.types import (
     NOTHING,
@@ -295,12 +296,19 @@ def _candidates(chat: Chat, sights: dict[str, Sight]) -> list[_Candidate]:
 def _of_words(text: str, source: str, table: dict[str, str] | None = None) -> Iterable[_Candidate]:
     if not text.strip():
         return
-    yield _Candidate(text, Modality.TEXT, source, 'asks "{}"' if source == "text" else 'holds "{}"')
+    views = decode(text, table) if table else _disguises(text)
+    if not _is_mere_code(text, views):
+        yield _Candidate(text, Modality.TEXT, source, 'asks "{}"' if source == "text" else 'holds "{}"')
     if source != "text" and (order := orders_to_assistant(text)):
         yield _Candidate(order, Modality.TEXT, source, 'gives the assistant an order: "{}"', orders=True)
-    for view in decode(text, table) if table else _disguises(text):
+    for view in views:
         observation = f'{view.method} undone, it says "{{}}"'
         yield _Candidate(view.text, Modality.TEXT, source, observation, view.hidden, derived=True, deeper=view.deeper)
+
+
+def _is_mere_code(text: str, views: Sequence[View]) -> bool:
+    """Whether a text is no words but what hides others: the letters of a code say nothing to a scorer."""
+    return sense(text) < NO_SENSE and any(view.hidden for view in views)
 
 
 def _of_images(
@@ -319,13 +327,15 @@ def _of_images(
 def _of_written(text: str, source: str, where: str, table: dict[str, str], led: bool) -> Iterable[_Candidate]:
     if order := orders_to_assistant(text):
         yield _Candidate(order, Modality.IMAGE, source, f'{where} give the assistant an order: "{{}}"', orders=True)
-    yield from _asked(text, source, where, led)
-    for view in decode(text, table):  # with its lines: wrapped codes and columns need them
+    views = decode(text, table)  # with its lines: wrapped codes and columns need them
+    if not _is_mere_code(text, views):
+        yield from _asked(text, source, where, led)
+    for view in views:
         undone = f"{where}, {view.method} undone,"
-        if view.hidden:
+        if view.hidden or view.deeper:
             observation = f'{undone} say "{{}}"'
             yield _Candidate(
-                view.text, Modality.IMAGE, source, observation, hidden=True, derived=True, deeper=view.deeper
+                view.text, Modality.IMAGE, source, observation, view.hidden, derived=True, deeper=view.deeper
             )
         else:
             yield from (replace(one, derived=True) for one in _asked(view.text, source, undone, led))

@@ -59,6 +59,8 @@ _TELLING_LINES = 3
 _SAID_CHARACTERS = 1_500
 PROMPT_CHARACTERS = 6_000
 """Characters of a prompt that are looked at: of a longer one its beginning and its end, where it points."""
+NO_SENSE = 0.3
+"""A text with less sense is no words: where a disguise explains it, what is undone is judged in its place."""
 READ_CHARACTERS = 20_000
 """Characters of one reading that are looked at."""
 
@@ -72,7 +74,7 @@ def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
     prompt = prompt.strip()
     if len(prompt) > PROMPT_CHARACTERS:
         prompt = f"{prompt[: PROMPT_CHARACTERS // 2]} {prompt[-PROMPT_CHARACTERS // 2 :]}"
-    pages = [_Page(number, reading[:READ_CHARACTERS]) for number, reading in enumerate(readings, start=1)]
+    pages = [_Page(number, _in_words(reading[:READ_CHARACTERS])) for number, reading in enumerate(readings, start=1)]
     pages = [page for page in pages if page.said]
     found: list[Composed] = []
     found += _across(prompt, pages)
@@ -84,6 +86,13 @@ def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
         if prompt and says_words(page.said) and not is_mere_carrier(prompt)
     ]
     return (*_first(found, _MOST - len(pairings)), *pairings)
+
+
+def _in_words(reading: str) -> str:
+    """A reading, or where that is a mere code, what the code says."""
+    if sense(reading) >= NO_SENSE:
+        return reading
+    return next((view.text for view in decode(reading) if view.hidden), reading)
 
 
 def _first(composed: Iterable[Composed], most: int) -> list[Composed]:
