@@ -14,6 +14,7 @@ from vlmguard.policy import Policy, load_policy
 from vlmguard.rewriters.embedded import EmbeddedRewriter
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=3_000)
 hypothesis.settings.load_profile("untimed")
 
 Draw = Callable[..., bytes]

@@ -217,10 +217,16 @@ def test_what_is_to_be_sent_stands_whole_in_the_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ("raise MemoryError('no room for the weights')", "a worker could not start: MemoryError: no room for the weights"),
+        (
+            "raise MemoryError('no room for the weights')",
+            "a worker could not start: MemoryError: no room for the weights",
+        ),
         ("raise SystemExit(7)", "a worker could not start: SystemExit: 7"),
         ("import os; os._exit(7)", "a worker could not start: its process ended with exit code 7"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "a worker could not start: its process was ended by SIGKILL"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "a worker could not start: its process was ended by SIGKILL",
+        ),
     ],
 )
 def test_a_worker_that_dies_at_its_start_ends_the_run_with_the_reason(tmp_path: Path, broken: str, says: str) -> None:
