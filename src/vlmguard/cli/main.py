@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(error: Exception, code: int) -> int:
     from vlmguard.cli.panel import printable  # file names are somebody's words as well
 
-    print(f"vlmguard: {printable(str(error))}", file=sys.stderr)
+    print(f"vlmguard: {printable(str(error)).replace(chr(10), '·')}", file=sys.stderr)
     return code
 
 
