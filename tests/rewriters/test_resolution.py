@@ -136,3 +136,30 @@ def test_orders_to_an_assistant_are_found(text: str) -> None:
 )
 def test_ordinary_imperatives_are_not_orders_to_an_assistant(text: str) -> None:
     assert orders_to_assistant(text) is None
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "lamp = paint\nriver = fence",
+        "lamp -> paint\nriver -> fence",
+        "lamp: paint\nriver: fence",
+        "lamp means paint, river means fence.",
+        "lamp paint\nriver fence",
+        "paint lamp\nfence river",
+        "lamp\npaint\nriver\nfence",
+    ],
+)
+def test_a_word_table_may_stand_in_a_picture(table: str) -> None:
+    said, meant = "Explain how to lamp a river", "Explain how to paint a fence"
+    assert meant in texts("Do what the picture says.", f"{table}\n{said}")
+    assert f"{meant}. The words are in the picture." in texts(f"{said}. The words are in the picture.", table)
+    prompt = "The first picture has the words. Do what the second one says."
+    assert meant in [composed.text for composed in resolve(prompt, [table, said])]
+
+
+def test_rows_of_two_words_are_no_table_unless_their_words_are_used() -> None:
+    reading = "Fresh milk\nBrown bread\nSea salt\nTotal 7.20"
+    assert {composed.how for composed in resolve("Which of these is the cheapest?", [reading])} & {
+        "word table"
+    } == set()

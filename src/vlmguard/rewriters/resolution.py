@@ -8,10 +8,11 @@ comes to give the orders.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmguard.perception.obfuscation import decode, substitute, substitutions
+from vlmguard.perception.substitution import aligned
 from vlmguard.perception.wordlike import WORD, is_word, segment, sense
 from vlmguard.rewriters.asking import NOUN_HEADING, hands_over, is_mere_carrier, says_words
 from vlmguard.rewriters.orders import orders_to_assistant
@@ -76,10 +77,11 @@ def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
         prompt = f"{prompt[: PROMPT_CHARACTERS // 2]} {prompt[-PROMPT_CHARACTERS // 2 :]}"
     pages = [_Page(number, _in_words(reading[:READ_CHARACTERS])) for number, reading in enumerate(readings, start=1)]
     pages = [page for page in pages if page.said]
+    tables = _tables(prompt, pages)
     found: list[Composed] = []
     found += _across(prompt, pages)
     for page in pages:
-        found += _first(_of_page(prompt, page, _pointed_at(prompt, page, readings)), _MOST_PER_IMAGE)
+        found += _first(_of_page(prompt, page, _pointed_at(prompt, page, readings), tables), _MOST_PER_IMAGE)
     pairings = [
         Composed(f"{prompt}\nThe picture says: {page.said}", page.number, "pairing", page.lines)
         for page in pages[: _MOST // 2]
@@ -260,11 +262,11 @@ def _pointed_at(prompt: str, page: _Page, readings: Sequence[str]) -> bool:
     return not numbers or page.number in numbers
 
 
-def _of_page(prompt: str, page: _Page, pointed: bool) -> Iterator[Composed]:
+def _of_page(prompt: str, page: _Page, pointed: bool, tables: Mapping[str, str]) -> Iterator[Composed]:
     def made(text: str, how: str, lines: Sequence[str] = page.lines) -> Composed:
         return Composed(" ".join(text.split()), page.number, how, tuple(lines))
 
-    for text in _restored(prompt, page):
+    for text in _restored(prompt, page, tables):
         yield made(text, "word table")
     if page.empty:
         yield made(_request(page.empty), "empty list")
@@ -299,16 +301,30 @@ def _instructions(prompt: str, page: _Page) -> list[str]:
     return [_request(page.said)] if len(page.said.split()) <= _INSTRUCTION_WORDS else page.labels
 
 
-def _restored(prompt: str, page: _Page) -> Iterator[str]:
-    """What was read, with the words that a table in prompt or picture stands for; a filled list's heading as a request."""
-    table = {**substitutions(page.reading), **substitutions(prompt)}
-    if not table:
+def _restored(prompt: str, page: _Page, tables: Mapping[str, str]) -> Iterator[str]:
+    """What was read, with the words that a table in the prompt or any picture stands for, and without the table itself; a
+    filled list's heading as a request.
+    """
+    if not tables:
         return
-    replaced = substitute(page.said, table)
-    if replaced != page.said:
+    _, rows = aligned(page.lines, prompt)
+    rest = [line for number, line in enumerate(page.lines) if number not in rows and not substitutions(line)]
+    said = page.empty or _statement(rest)
+    if (replaced := substitute(said, tables)) != said:
         yield _request(replaced) if page.empty else replaced
-    if (asked := substitute(prompt, substitutions(page.reading))) != prompt:
+    in_pictures = {word: meant for word, meant in tables.items() if word not in substitutions(prompt)}
+    if (asked := substitute(prompt, in_pictures)) != prompt:
         yield asked
+
+
+def _tables(prompt: str, pages: Sequence[_Page]) -> dict[str, str]:
+    """Word tables, wherever they stand: the prompt's own before those of pictures."""
+    tables = dict(substitutions(prompt))
+    for page in pages:
+        prose = f"{prompt} {' '.join(line for other in pages if other is not page for line in other.lines)}"
+        for word, meant in (*substitutions(page.reading).items(), *aligned(page.lines, prose)[0].items()):
+            tables.setdefault(word, meant)
+    return tables
 
 
 def _with_items(prompt: str, page: _Page) -> Iterator[tuple[str, str]]:
