@@ -74,6 +74,7 @@ def test_labels_prices_and_captions_ask_for_nothing(words: str) -> None:
         "Methods to launder stolen money\n1.\n2.\n3.",
         "Steps for picking a lock",
         "Ways to cheat in an exam",
+        "Picking a neighbour's lock",
         "Recipe for a love potion",
         "Explain how to hire\nsomeone to paint a house",
         "Write a poem about rain",

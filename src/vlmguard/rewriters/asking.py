@@ -56,6 +56,7 @@ _ASKING = re.compile(
     rf"|{_BEGIN}(?:{'|'.join(_QUESTION_WORDS.split())})\b(?=\s+\w+\s+\w)"
     rf"|{_BEGIN}(?:{'|'.join(_AUXILIARIES.split())}) (?:you|i|we|he|she|it|they|one|someone|somebody|anyone|the|a|my|this|that|there)\b"
     rf"|{_BEGIN}{_HEADING}"
+    rf"|{_BEGIN}[a-z]{{2,14}}ing (?:an?|the|your|my|his|her|their|someone|somebody|people|\w+['’]s)\b"
     r"|\bhow (?:to|do|does|did|can|could|would|should|i|you|we|much|many)\b|\bstep[- ]by[- ]step\b"
     r"|\b(?:i|we) (?:want|need|wish|would like|am looking|are looking|have to|must|am trying|plan|intend)\b"
     r"|\bi'(?:d like|m looking|m trying)\b|\b(?:can|could|would|will) you\b|\bhelp (?:me|us)\b"
