@@ -140,3 +140,18 @@ def test_many_pictures_share_a_line_of_the_receipt(
 def test_a_file_name_cannot_forge_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["refine", "x", "--image", str(tmp_path / "no\nvlmguard: all is well")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_picture_of_too_many_pixels_is_refused_once(tmp_path: Path) -> None:
+    """Between the decoder's own warning and its error: one line, and ours."""
+    import subprocess
+    import sys
+
+    from PIL import Image
+
+    Image.new("1", (12_000, 12_000)).save(tmp_path / "large.png")
+    command = [sys.executable, "-m", "vlmguard.cli.main", "refine", "x", "--image", str(tmp_path / "large.png")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "make it smaller" in run.stderr

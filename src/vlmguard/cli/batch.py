@@ -15,6 +15,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -259,6 +260,7 @@ def _make_guard(policy: Path | None, monitor: bool) -> Any:
     from vlmguard.guard import Guard
     from vlmguard.rewriters.embedded import EmbeddedRewriter
 
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")  # as in main.quiet_decoders
     _end_with(os.getppid())
     loaded = load_policy(policy)
     # One core each: the processes share the machine among themselves.
