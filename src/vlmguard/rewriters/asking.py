@@ -15,7 +15,8 @@ from vlmguard.rewriters.pointing import asks_to_follow
 _READ_CHARACTERS = 20_000
 _WINDOW = 60
 """Words of a request that are read after the one that marks it."""
-_MOST_PARTS = 12
+_MOST_PARTS = 400
+"""More than stand in what is read: a bound on work, and no way past it."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Requests
