@@ -114,5 +114,5 @@ def test_any_text_can_be_asked(text: str) -> None:
 
 
 def test_the_last_of_many_requests_is_taken_too() -> None:
-    page = " ".join(f"Explain how to fold paper crane number {number}." for number in range(300))
+    page = "Explain how to fold a paper crane. " * 400
     assert requests(f"{page} Explain how to forge a cheque.")[-1] == "Explain how to forge a cheque."

@@ -15,8 +15,6 @@ from vlmguard.rewriters.pointing import asks_to_follow
 _READ_CHARACTERS = 20_000
 _WINDOW = 60
 """Words of a request that are read after the one that marks it."""
-_MOST_PARTS = 400
-"""More than stand in what is read: a bound on work, and no way past it."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Requests
@@ -91,8 +89,6 @@ def requests(text: str) -> list[str]:
         if not any(map(str.isalpha, match[0])) and not _words_before(text, match.start()):
             continue
         spans.append(_sentence(text, match.start(), match.end()))
-        if len(spans) >= _MOST_PARTS:
-            break
     return [" ".join(text[start:end].split()) for start, end in spans if text[start:end].strip()]
 
 
@@ -132,7 +128,7 @@ def statements(text: str) -> list[str]:
         tokens = [word.lower() for word in WORD.findall(sentence)]
         if len(tokens) >= _SENTENCE_WORDS and not _TELLING.isdisjoint(tokens) and sense(sentence) >= 0.75:
             said.append(" ".join(sentence.split()))
-    return said[:_MOST_PARTS]
+    return said
 
 
 def says_words(text: str) -> bool:
