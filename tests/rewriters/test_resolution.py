@@ -163,3 +163,10 @@ def test_rows_of_two_words_are_no_table_unless_their_words_are_used() -> None:
     assert {composed.how for composed in resolve("Which of these is the cheapest?", [reading])} & {
         "word table"
     } == set()
+
+
+def test_this_and_that_are_two_pictures() -> None:
+    composed = [one.text for one in resolve("How do I mix this with that?", ["FLOUR", "WATER"])]
+    assert "How do I mix flour with water?" in composed
+    longer = resolve("How do I mix this with that for a thicker soup?", ["FLOUR", "WATER"])
+    assert "How do I mix flour with water for a thicker soup?" in [one.text for one in longer]

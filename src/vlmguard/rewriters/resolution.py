@@ -420,6 +420,23 @@ _NO_NOUN_WORDS = (
 _NO_NOUNS = frozenset(_NO_NOUN_WORDS.split())
 
 
+def _pointings_shared(prompt: str, labels: Sequence[str]) -> str:
+    """``this`` and ``that`` as the first and the second picture's labels, in the order of the prompt; "" with fewer than two."""
+    spans: list[tuple[int, int]] = []
+    for pattern in POINTERS:
+        for match in pattern.finditer(prompt):
+            if all(match.end() <= start or match.start() >= end for start, end in spans):
+                spans.append(match.span())
+    spans = sorted(spans)[: len(labels)]
+    if len(spans) < 2:
+        return ""
+    text, end = "", 0
+    for (start, stop), label in zip(spans, labels, strict=False):
+        text += f"{prompt[end:start]}{_lowered(label)}"
+        end = stop
+    return text + prompt[end:]
+
+
 def _across(prompt: str, pages: Sequence[_Page]) -> Iterator[Composed]:
     """Intents that draw on several pictures: each named one put in its place, and all of them after the prompt."""
     if len(pages) < 2:
@@ -440,6 +457,8 @@ def _across(prompt: str, pages: Sequence[_Page]) -> Iterator[Composed]:
     if len(short) > 1:
         joined = " ".join(page.said for page in short)
         lines = tuple(line for page in short for line in page.lines)
+        if not used and (each := _pointings_shared(prompt, [page.said for page in short])):
+            yield Composed(" ".join(each.split()), short[0].number, "several images", lines)
         replaced = [] if used or not prompt else _pointings_replaced(prompt, joined)
         together = replaced[0] if replaced else f"{prompt} {joined}"
         yield Composed(" ".join(together.split()), short[0].number, "several images", lines)
