@@ -289,8 +289,10 @@ def read_fragments(text: str) -> Iterator[Passage]:
     """``ma ke a bo mb``: neighbouring pieces that are no words joined to words. Needs two of them."""
     for match in islice(_FRAGMENTS.finditer(text), _MOST_TRIED):
         pieces = match[0].split()
-        if sum(not is_word(piece) for piece in pieces) < 2:
-            continue
+        if sum(not is_word(piece) for piece in pieces) < 2 or 2 * sum(len(piece) == 1 for piece in pieces) > len(
+            pieces
+        ):
+            continue  # single letters are ``read_apart``'s: cut here and there they make other words
         joined = _rejoined(pieces)
         gained = sum(" " not in piece and piece not in pieces for piece in joined)
         if gained and sense(" ".join(joined)) >= max(0.85, sense(match[0]) + 0.15):
