@@ -43,6 +43,8 @@ bench: $(STAMP)  ## quality and speed; DATA=folder adds the development data
 
 soak: $(STAMP)  ## the long runs
 	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest --hypothesis-profile=soak tests/soak/test_hostile_pictures.py tests/test_images.py tests/test_trace.py \
+		tests/test_policy.py tests/test_types.py tests/wire tests/perception/test_mending.py tests/rewriters/test_asking.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

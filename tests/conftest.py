@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 
+import hypothesis
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image as Pictures
@@ -12,6 +13,10 @@ from PIL import ImageDraw, ImageFont
 
 from vlmguard.policy import Policy, load_policy
 from vlmguard.rewriters.embedded import EmbeddedRewriter
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=3_000)
+hypothesis.settings.load_profile("untimed")
 
 Draw = Callable[..., bytes]
 

@@ -74,6 +74,16 @@ def test_a_truncated_picture_is_damaged(draw: Draw) -> None:
             list(views(image))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF"])
+def test_the_head_of_a_picture_alone_is_called_damaged_and_not_another_kind(draw: Draw, kind: str) -> None:
+    data = draw("hello", kind=kind)
+    for share in (0.02, 0.5):
+        try:
+            verify(read_image(data[: max(20, int(len(data) * share))]))
+        except ImageError as error:
+            assert "damaged" in str(error), str(error)  # noqa: PT017  # some decoders still find a picture
+
+
 @given(
     st.binary(max_size=300),
     st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff\xe0", b"RIFF....WEBPVP8 ", b"II*\0"]),

@@ -35,6 +35,16 @@ MEDIA_TYPES = {
 }
 """The formats that are accepted, by the decoder's name for them."""
 _OPENED = tuple(kind for kind in MEDIA_TYPES if kind != "MPO")  # which the JPEG decoder finds out itself
+_MARKS = (
+    (0, b"\x89PNG\r\n\x1a\n"),
+    (0, b"\xff\xd8\xff"),
+    (0, b"GIF8"),
+    (8, b"WEBP"),
+    (0, b"II*\0"),
+    (0, b"MM\0*"),
+    (4, b"ftypavi"),
+)
+"""How pictures of those formats begin, and where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,8 @@ def _open(data: bytes, name: str) -> Picture:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} unpacks to far too many pixels: make it smaller") from error
     except PIL.UnidentifiedImageError as error:
+        if any(data[at : at + len(mark)] == mark for at, mark in _MARKS):
+            raise ImageError(f"{name} is damaged or cut off: it begins like a picture, but cannot be opened") from error
         kinds = ", ".join(sorted({kind.split("/")[1].upper() for kind in MEDIA_TYPES.values()}))
         raise ImageError(f"{name} is not a picture of a kind we read ({kinds}): convert it") from error
     except Exception as error:  # decoders raise nearly anything on hostile bytes

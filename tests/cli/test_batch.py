@@ -237,3 +237,43 @@ def test_a_model_judges_the_rows_of_a_batch_and_a_second_run_goes_on(tmp_path: P
     assert [row["id"] for row in again] == [*range(80), "new"]
     assert "no row of the script fits" in again[-1]["error"]["message"]
     assert batch(source, out) == 2  # another rewriter's rows are not mixed with these
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (
+            "raise MemoryError('no room for the weights')",
+            "a worker could not start: MemoryError: no room for the weights",
+        ),
+        ("raise SystemExit(7)", "a worker could not start: SystemExit: 7"),
+        ("import os; os._exit(7)", "a worker could not start: its process ended with exit code 7"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "a worker could not start: its process was ended by SIGKILL",
+        ),
+    ],
+)
+def test_a_worker_that_dies_at_its_start_ends_the_run_with_the_reason(tmp_path: Path, broken: str, says: str) -> None:
+    """What breaks is broken in the worker only: a module that runs before every process, as a site of one's own does."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import multiprocessing, sys\n"
+        "if any('spawn_main' in argument for argument in sys.orig_argv):\n"
+        "    import vlmguard.guard\n"
+        f"    def breaks(*_, **__):\n        {broken}\n"
+        "    vlmguard.guard.Guard.__init__ = breaks\n"
+    )
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps({"id": "a", "prompt": "hello"}))
+    command = [sys.executable, "-m", "vlmguard.cli.main", "refine", "--batch", str(source), "--out", str(out)]
+    run = subprocess.run(
+        [*command, "--workers", "1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert run.returncode == 1
+    assert says in run.stderr
+    assert "Traceback" not in run.stderr

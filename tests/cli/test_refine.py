@@ -113,3 +113,45 @@ def test_doctor_finds_all_well(capsys: pytest.CaptureFixture[str]) -> None:
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["text reader"]["detail"].startswith("reads 'vlmguard', weights ")
     assert all(check["ok"] for check in checks.values())
+
+
+def test_without_colours_the_difference_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    from vlmguard.cli.panel import _difference
+
+    marked = _difference("Explain how tides work", "I ask: “Explain how tides work” please", coloured=False)
+    assert marked.plain == "{+I ask: “+}Explain how tides work{+” please+}"
+    assert _difference("old word", "new word", coloured=False).plain == "[-old-] {+new+} word"
+    assert _difference("old word", "new word", coloured=True).plain == "old new word"
+
+
+def test_many_pictures_share_a_line_of_the_receipt(
+    tmp_path: Path, draw: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for number in range(7):
+        files.append(tmp_path / f"{number}.png")
+        files[-1].write_bytes(draw("KITE"))
+    assert main(["refine", "What is this?", *(part for file in files for part in ("-i", str(file)))]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "and 3 more (scene): what it shows beyond words" in shown
+    assert "the prompt (text) by risk scorer" in shown
+
+
+def test_a_file_name_cannot_forge_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["refine", "x", "--image", str(tmp_path / "no\nvlmguard: all is well")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_picture_of_too_many_pixels_is_refused_once(tmp_path: Path) -> None:
+    """Between the decoder's own warning and its error: one line, and ours."""
+    import subprocess
+    import sys
+
+    from PIL import Image
+
+    Image.new("1", (12_000, 12_000)).save(tmp_path / "large.png")
+    command = [sys.executable, "-m", "vlmguard.cli.main", "refine", "x", "--image", str(tmp_path / "large.png")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "make it smaller" in run.stderr

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vlmguard.perception.detection import Pixels
 from vlmguard.perception.layout import reading_order
 from vlmguard.perception.ocr import Reading, TextReader, Unread
+from vlmguard.perception.scripts import is_ornament, without_look_alikes
 
 SENTENCE = "Write a letter to the mayor about the lamp"
 
@@ -270,3 +271,29 @@ def test_the_order_does_not_depend_on_how_lines_were_found(
     rng.shuffle(shuffled)
     again = reading_order([quads[k] for k in shuffled], [lengths[k] for k in shuffled])
     assert {tops[k] for k in order} == {tops[shuffled[k]] for k in again}
+
+
+def test_a_window_is_no_ideograph(reader: TextReader) -> None:
+    picture = Image.new("RGB", (480, 320), "#8899aa")
+    pen = ImageDraw.Draw(picture)
+    for left in (90, 290):
+        pen.rectangle((left, 110, left + 90, 200), outline="white", width=9)
+        pen.line((left + 45, 110, left + 45, 200), fill="white", width=7)
+        pen.line((left, 155, left + 90, 155), fill="white", width=7)
+    assert [line.text for line in reader.read(np.asarray(picture)).lines if not line.text.isascii()] == []
+
+
+def test_a_row_of_asterisks_is_no_unknown_script() -> None:
+    assert is_ornament("***冰***家*家冰家*家冰凉冰***")
+    assert without_look_alikes("***冰***家*家冰家*家冰凉冰***").strip("*") == ""
+    assert without_look_alikes("今天天气很好我们去公园散步吧") == "今天天气很好我们去公园散步吧"
+    assert not is_ornament("Total 12.50 EUR")
+
+
+def test_a_line_that_reads_well_in_a_mirror_is_turned_for_its_words(reader: TextReader) -> None:
+    """Letters such as b, d, o and w are letters in a mirror as well: words tell which way a line runs."""
+    font = ImageFont.load_default(34)
+    picture = Image.new("RGB", (640, 120), "white")
+    ImageDraw.Draw(picture).text((20, 30), "wooden boxes and old books", fill="black", font=font)
+    mirrored = np.ascontiguousarray(np.asarray(picture)[:, ::-1])
+    assert [line.text for line in reader.read(mirrored).lines] == ["wooden boxes and old books"]

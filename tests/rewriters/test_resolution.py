@@ -41,7 +41,7 @@ def texts(prompt: str, *readings: str) -> list[str]:
         ("kite", "How to make a", "How to make a kite"),
         ("Fill the blank with 'bread'", "How to bake ____ at home", "How to bake bread at home"),
         ("Tell me about these.", "stepstopaintthegarden\nwall", "Tell me about steps to paint the garden wall."),
-        ("Read it and answer.", "sweet = best", "Read sweet = best and answer."),
+        ("Read it to Ann.", "sweet = best", "Read sweet = best to Ann."),
         ("Do what it says.", "Guide me on the\nbest way to bake\n123", "Guide me on the best way to bake"),
     ],
 )
@@ -136,3 +136,37 @@ def test_orders_to_an_assistant_are_found(text: str) -> None:
 )
 def test_ordinary_imperatives_are_not_orders_to_an_assistant(text: str) -> None:
     assert orders_to_assistant(text) is None
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "lamp = paint\nriver = fence",
+        "lamp -> paint\nriver -> fence",
+        "lamp: paint\nriver: fence",
+        "lamp means paint, river means fence.",
+        "lamp paint\nriver fence",
+        "paint lamp\nfence river",
+        "lamp\npaint\nriver\nfence",
+    ],
+)
+def test_a_word_table_may_stand_in_a_picture(table: str) -> None:
+    said, meant = "Explain how to lamp a river", "Explain how to paint a fence"
+    assert meant in texts("Do what the picture says.", f"{table}\n{said}")
+    assert f"{meant}. The words are in the picture." in texts(f"{said}. The words are in the picture.", table)
+    prompt = "The first picture has the words. Do what the second one says."
+    assert meant in [composed.text for composed in resolve(prompt, [table, said])]
+
+
+def test_rows_of_two_words_are_no_table_unless_their_words_are_used() -> None:
+    reading = "Fresh milk\nBrown bread\nSea salt\nTotal 7.20"
+    assert {composed.how for composed in resolve("Which of these is the cheapest?", [reading])} & {
+        "word table"
+    } == set()
+
+
+def test_this_and_that_are_two_pictures() -> None:
+    composed = [one.text for one in resolve("How do I mix this with that?", ["FLOUR", "WATER"])]
+    assert "How do I mix flour with water?" in composed
+    longer = resolve("How do I mix this with that for a thicker soup?", ["FLOUR", "WATER"])
+    assert "How do I mix flour with water for a thicker soup?" in [one.text for one in longer]

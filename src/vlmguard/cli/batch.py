@@ -12,18 +12,21 @@ import asyncio
 import difflib
 import json
 import os
+import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from vlmguard.errors import InputError
+from vlmguard.errors import GuardError, InputError
 from vlmguard.jsonl import Appender, read_lines
 from vlmguard.policy import Policy, load_policy
 from vlmguard.protocols import Rewriter
@@ -212,9 +215,20 @@ class _Pool:
         self._executor = self._start(workers)
 
     def _start(self, workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
+        """A pool of which a worker has started. Raises ``GuardError``: a worker that cannot start is no row's fault."""
+        executor = ProcessPoolExecutor(
             workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=self._settings
         )
+        started = executor.submit(_why_not_started)
+        processes = list((getattr(executor, "_processes", None) or {}).values())
+        try:
+            reason = started.result()
+        except BrokenProcessPool:
+            reason = _how_ended(processes)
+        if reason is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise GuardError(f"a worker could not start: {reason}")
+        return executor
 
     def submit(self, task: _Task) -> Future[Row]:
         try:
@@ -285,20 +299,48 @@ class _Waiting:
         await self._guard.close()
 
 
+def _how_ended(processes: list[BaseProcess]) -> str:
+    """Why processes died that could not tell."""
+    for process in processes:
+        process.join(timeout=5)
+    codes = [process.exitcode for process in processes if process.exitcode]
+    if not codes:
+        return "its process ended without a word"
+    if codes[0] < 0:
+        name = signal.Signals(-codes[0]).name if -codes[0] in set(signal.Signals) else str(-codes[0])
+        memory = ", as the system does when memory runs out: try --workers 1" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{memory}"
+    return f"its process ended with exit code {codes[0]}; what it wrote stands above"
+
+
+_not_started: str | None = None
+"""Why the guard of this process could not be made."""
 _worker: tuple[Any, Path] | None = None
 """The guard of this process and the folder that image paths are relative to."""
 
 
 def _start_worker(folder: Path, policy: Path | None, monitor: bool) -> None:
-    global _worker  # noqa: PLW0603  # one guard per process, made before its first row
+    global _worker, _not_started  # noqa: PLW0603  # one guard per process, made before its first row
+    try:
+        _worker = _make_guard(policy, monitor), folder
+    except BaseException as error:  # an initializer that raises ends the pool without a reason
+        _not_started = f"{type(error).__name__}: {error}"
+
+
+def _why_not_started() -> str | None:
+    return _not_started
+
+
+def _make_guard(policy: Path | None, monitor: bool) -> Any:
     from vlmguard.guard import Guard
     from vlmguard.rewriters.embedded import EmbeddedRewriter
 
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")  # as in main.quiet_decoders
     _end_with(os.getppid())
     loaded = load_policy(policy)
     # One core each: the processes share the machine among themselves.
     rewriter = EmbeddedRewriter(loaded, threads=1)
-    _worker = Guard(rewriter, loaded, mode=Mode.MONITOR if monitor else Mode.ENFORCE, remembered=16), folder
+    return Guard(rewriter, loaded, mode=Mode.MONITOR if monitor else Mode.ENFORCE, remembered=16)
 
 
 def _end_with(parent: int) -> None:

@@ -9,6 +9,7 @@ import argparse
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from vlmguard import __version__
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without our letters is no reason to fail
+    quiet_decoders()
     arguments = _parser().parse_args(argv)
     try:
         code: int = COMMANDS[arguments.command].run(arguments)
@@ -41,10 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def quiet_decoders() -> None:
+    """A picture of too many pixels is refused with our own words; the decoder need not warn of it as well."""
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
+
+
 def _fail(error: Exception, code: int) -> int:
     from vlmguard.cli.panel import printable  # file names are somebody's words as well
 
-    print(f"vlmguard: {printable(str(error))}", file=sys.stderr)
+    print(f"vlmguard: {printable(str(error)).replace(chr(10), '·')}", file=sys.stderr)
     return code
 
 

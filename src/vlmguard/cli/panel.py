@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -55,6 +55,10 @@ _REASONS = {
     Reason.CONTESTED: "found harmless by a model, against other evidence",
     Reason.ROLE: "the operator's or the model's own words",
 }
+_WORDS = re.compile(r"\s+|[“”\"«»()]|[^\s“”\"«»()]+")
+"""What a difference is made of; a word that comes to stand in quotation marks is the same word."""
+_NAMED = 4
+"""Places that are named where several share a line of the receipt."""
 _SHOWN = 2_000
 """Characters of a prompt that the panel shows."""
 
@@ -69,7 +73,7 @@ def show(chat: Chat, guarded: Guarded, policy: Policy, ms: float, console: Conso
         *_evidence(guarded.refinement.evidence),
         *_analysis(guarded),
         Rule(style="dim"),
-        *_result(chat, guarded),
+        *_result(chat, guarded, coloured=console.color_system is not None and not console.no_color),
         Rule(style="dim"),
         _receipt(receipt),
     ]
@@ -137,7 +141,7 @@ def _analysis(guarded: Guarded) -> Iterator[RenderableType]:
         yield Styled(printable(guarded.refinement.analysis))
 
 
-def _result(chat: Chat, guarded: Guarded) -> Iterator[RenderableType]:
+def _result(chat: Chat, guarded: Guarded, *, coloured: bool) -> Iterator[RenderableType]:
     if guarded.outcome is Outcome.BLOCK:
         yield Styled.assemble(("Nothing is sent. ", "bold red"), printable(guarded.notice or ""))
         return
@@ -145,26 +149,37 @@ def _result(chat: Chat, guarded: Guarded) -> Iterator[RenderableType]:
     if proposed is None:
         yield Styled.assemble(("The prompt is forwarded byte for byte: ", "bold"), _shown(chat.prompt or "(no words)"))
     else:
-        yield Styled.assemble(("The refined prompt ", "bold"), ("(new words green, words taken out red)", "dim"))
-        yield _difference(chat.prompt, proposed)
+        legend = "(new words green, words taken out red)" if coloured else "(new words {+so+}, words taken out [-so-])"
+        yield Styled.assemble(("The refined prompt ", "bold"), (legend, "dim"))
+        yield _difference(chat.prompt, proposed, coloured=coloured)
     if guarded.chat is not None and len(guarded.chat.messages) > len(chat.messages):
         yield Styled("The policy's static safety prompt goes before it.", style="magenta")
 
 
-def _difference(before: str, after: str) -> Styled:
-    """Word by word. A prompt too long to compare is shown cut."""
-    old, new = re.findall(r"\s+|\S+", _shown(before)), re.findall(r"\s+|\S+", _shown(after))
+def _difference(before: str, after: str, *, coloured: bool) -> Styled:
+    """Word by word, in marks where there are no colours. A prompt too long to compare is shown cut."""
+    old, new = _WORDS.findall(_shown(before)), _WORDS.findall(_shown(after))
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     styled = Styled()
     for kind, old_from, old_to, new_from, new_to in matcher.get_opcodes():
         if kind == "equal":
             styled.append("".join(new[new_from:new_to]))
             continue
-        styled.append("".join(old[old_from:old_to]), style="red strike")
-        if old_to > old_from and new_to > new_from:
+        out, come = "".join(old[old_from:old_to]), "".join(new[new_from:new_to])
+        if out:
+            styled.append(out if coloured else _marked(out, "[-", "-]"), style="red strike")
+        if out and come:
             styled.append(" ")
-        styled.append("".join(new[new_from:new_to]), style="green")
+        if come:
+            styled.append(come if coloured else _marked(come, "{+", "+}"), style="green")
     return styled
+
+
+def _marked(words: str, opening: str, closing: str) -> str:
+    """Marks around words, not around the space at their ends."""
+    bare = words.strip()
+    start = words.index(bare) if bare else len(words)
+    return f"{words[:start]}{opening}{bare}{closing}{words[start + len(bare) :]}" if bare else words
 
 
 def _receipt(receipt: Receipt) -> RenderableType:
@@ -172,23 +187,36 @@ def _receipt(receipt: Receipt) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("receipt", Styled(f"{receipt.id}  {receipt.time}", style="dim"))
-    table.add_row("judged", _judged(receipt.judgements))
-    for row in receipt.judgements:
-        if row.unjudged is not None and row.unjudged is not Reason.ROLE:
-            table.add_row(
-                "not judged",
-                Styled.assemble((f"{_place(row)}: ", "bold"), _REASONS[row.unjudged], style="dim"),
-            )
+    judged = _grouped((row, f"by {row.judged_by}") for row in receipt.judgements if row.judged_by is not None)
+    table.add_row(
+        "judged", Styled("; ".join(f"{places} {judge}" for places, judge in judged) or "nothing", style="dim")
+    )
+    gaps = (
+        (row, _REASONS[row.unjudged])
+        for row in receipt.judgements
+        if row.unjudged is not None and row.unjudged is not Reason.ROLE
+    )
+    for places, reason in _grouped(gaps):
+        table.add_row("not judged", Styled.assemble((f"{places}: ", "bold"), reason, style="dim"))
     return table
 
 
-def _judged(rows: tuple[Judgement, ...]) -> Styled:
-    judged = [f"{_place(row)} by {row.judged_by}" for row in rows if row.judged_by is not None]
-    return Styled("; ".join(judged) or "nothing", style="dim")
+def _grouped(rows: Iterable[tuple[Judgement, str]]) -> list[tuple[str, str]]:
+    """Places that share an aspect and what is said of it, a few named and the others counted."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row, said in rows:
+        groups.setdefault((row.aspect.value, said), []).append(_place(row))
+    return [(f"{_named(places)} ({aspect})", said) for (aspect, said), places in groups.items()]
+
+
+def _named(places: list[str]) -> str:
+    more = len(places) - _NAMED
+    return ", ".join(places) if more <= 1 else f"{', '.join(places[:_NAMED])} and {more} more"
 
 
 def _place(row: Judgement) -> str:
-    return f"{printable(row.path or 'the prompt')} ({row.aspect.value})"
+    """Where it stood, on one line: a file may be named anything."""
+    return "the prompt" if row.path in ("", "/prompt") else printable(row.path).replace("\n", "·")
 
 
 def _shown(text: str) -> str:

@@ -4,7 +4,7 @@ The map comes from DBNet-like shrunken text kernels (Liao et al. 2020, "Real-tim
 Differentiable Binarization"), so a box grows by `_GROWTH` of area / perimeter, as the network was trained.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from math import ceil
@@ -21,6 +21,8 @@ Pixels = NDArray[np.uint8]
 Quad = NDArray[np.float32]
 """4 × 2 corner points (x, y) in pixels of the picture."""
 Heat = NDArray[np.float32]
+_Tile = tuple[slice, slice, slice, slice]
+"""Rows and columns that a tile sees, and those that are its own."""
 
 _GRID = 32  # the network halves its input five times
 _TILE = 288  # tiles of this height stay in the processor's cache; the widest is _TILE_WIDTH
@@ -142,28 +144,29 @@ def sketch(pixels: Pixels, scale: float) -> Pixels:
     return np.asarray(lit.clip(0, 255), np.uint8)
 
 
-def heat_of(session: "onnxruntime.InferenceSession", drawn: Pixels, pool: Executor) -> Heat:
-    """Map how much each pixel of a sketch looks like the core of a text line, 0..1."""
-    height, width = drawn.shape[:2]
-    padded = np.pad(drawn, ((0, -height % _GRID), (0, -width % _GRID), (0, 0)), mode="edge")
-    heat = np.zeros(padded.shape[:2], np.float32)
+def heats_of(session: "onnxruntime.InferenceSession", drawn: Sequence[Pixels], pool: Executor) -> list[Heat]:
+    """Map of each sketch how much a pixel looks like the core of a text line, 0..1. All tiles of all of them share the pool."""
+    padded = [
+        np.pad(one, ((0, -one.shape[0] % _GRID), (0, -one.shape[1] % _GRID), (0, 0)), mode="edge") for one in drawn
+    ]
+    heats = [np.zeros(one.shape[:2], np.float32) for one in padded]
 
-    def fill(tile: tuple[slice, slice, slice, slice]) -> None:
-        top, left, inner_top, inner_left = tile
-        part = padded[top, left]
+    def fill(task: tuple[int, _Tile]) -> None:
+        which, (top, left, inner_top, inner_left) = task
+        part = padded[which][top, left]
         if int(part.max()) - int(part.min()) < 2 * _FAINTEST:
             return
         blob = np.ascontiguousarray(part.transpose(2, 0, 1)[None], np.float32)
         blob /= 127.5
         blob -= 1
         seen: Heat = session.run(None, {"x": blob})[0][0, 0]
-        heat[inner_top, inner_left] = seen[
+        heats[which][inner_top, inner_left] = seen[
             inner_top.start - top.start : inner_top.stop - top.start,
             inner_left.start - left.start : inner_left.stop - left.start,
         ]
 
-    list(pool.map(fill, _tiles(*padded.shape[:2])))
-    return heat[:height, :width]
+    list(pool.map(fill, ((which, tile) for which, one in enumerate(padded) for tile in _tiles(*one.shape[:2]))))
+    return [heat[: one.shape[0], : one.shape[1]] for heat, one in zip(heats, drawn, strict=True)]
 
 
 def regions_of(heat: Heat, scale: float) -> list[Region]:
@@ -192,7 +195,7 @@ def regions_of(heat: Heat, scale: float) -> list[Region]:
     return found
 
 
-def _tiles(height: int, width: int) -> Iterator[tuple[slice, slice, slice, slice]]:
+def _tiles(height: int, width: int) -> Iterator[_Tile]:
     """Yield (rows, columns) that a tile sees and (rows, columns) that are its own; all are multiples of the grid."""
     for top in _shares(height, _TILE):
         for left in _shares(width, _TILE_WIDTH):

@@ -475,7 +475,9 @@ def _deciphered(region: Region) -> Iterator[Passage]:
     best = max(tables, key=lambda table: _quick_sense(tokens, table))
     said = region.text.translate(best)
     after = sense(said[:_REGION_SAMPLE])
-    if after < max(_BELIEVED + (0.25 if letters < 14 else 0), before + 0.3):
+    # A long name that no list has may be a third of a short request, if the rest is several words.
+    needed = 0.5 if before < 0.2 and distinct_words(said) > 3 else _BELIEVED + (0.25 if letters < 14 else 0)
+    if after < max(needed, before + 0.3):
         return
     if not alone and distinct_words(said) < (2 if best is tables[0] and letters < 14 else 3):
         return
@@ -520,7 +522,8 @@ def read_reversed(text: str, regions: Sequence[Region]) -> Iterator[Passage]:
         letters = sum(map(len, tokens))
         if len(tokens) < 2 and (letters < 5 or vocabulary().get(head[::-1].lower(), 1 << 30) > 16_000):
             continue
-        if after < max(_BELIEVED, before + 0.3) or letters < 5:
+        needed = 0.5 if before < 0.2 and distinct_words(head[::-1]) > 3 else _BELIEVED
+        if after < max(needed, before + 0.3) or letters < 5:
             continue
         if len(tokens) > 2 and distinct_words(head[::-1]) < (2 if letters < 14 else 3):
             continue
@@ -543,7 +546,24 @@ def _with_marks(text: str, start: int, end: int) -> tuple[int, int]:
         text[max(0, start - 20) : start],
     )
     right = re.match(r"(?: ?\b(?:a|I|i|on|no|ti|ot|woh|em|A)\b){0,3}", text[end : end + 20])
-    return start - len(left[0] if left else ""), end + len(right[0] if right else "")
+    start, end = start - len(left[0] if left else ""), end + len(right[0] if right else "")
+    # At the edge of a line a word or two more that are words in either direction, as "god" is.
+    line = text.rfind("\n", 0, start) + 1
+    stop = text.find("\n", end)
+    stop = len(text) if stop < 0 else stop
+    if 0 < start - line <= _EDGE and _reads_backwards(text[line:start]):
+        start = line
+    if 0 < stop - end <= _EDGE and _reads_backwards(text[end:stop]):
+        end = stop
+    return start, end
+
+
+_EDGE = 16
+
+
+def _reads_backwards(edge: str) -> bool:
+    tokens = WORD.findall(edge)
+    return all(is_word(token[::-1]) for token in tokens)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ to three levels. A reading is given only where it makes more sense than what sta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vlmguard.perception import encodings, respelling
+from vlmguard.perception import encodings, mending, respelling
 from vlmguard.perception.encodings import Passage, wordless_regions
 from vlmguard.perception.lookalikes import plain
 from vlmguard.perception.substitution import substitute, substitutions
@@ -28,6 +28,8 @@ class View:
     """What was undone, outermost first, joined by " > ": ``base64``, ``zero-width``, ``hex > rot13``."""
     hidden: bool
     """Whether writing it that way looks like an attempt to hide; ``False`` is mere normalisation."""
+    deeper: bool = False
+    """Whether it is disguised once more, beyond the depth to which disguises are undone."""
 
 
 _DEPTH = 3
@@ -41,13 +43,19 @@ _AROUND = 200
 _LONGEST_VIEW = 20_000
 _FINAL = frozenset(("missing spaces", "masked letters", "repeated letters", "line break", "word order", "acrostic"))
 """Readings that hold no further code: they are made of words already."""
+_OF_BYTES = frozenset(("base64", "base32", "hex", "binary", "character codes"))
 _Reader = Callable[[str], Iterable[Passage]]
 
 _READERS: tuple[tuple[str, _Reader], ...] = (
+    ("base64", mending.read_torn_base64),
     ("base64", encodings.read_base64),
+    ("base32", mending.read_torn_base32),
     ("base32", encodings.read_base32),
+    ("hex", mending.read_torn_hex),
     ("hex", encodings.read_hex),
+    ("binary", mending.read_torn_bits),
     ("binary", encodings.read_binary),
+    ("character codes", mending.read_torn_decimals),
     ("character codes", encodings.read_codes),
     ("escapes", encodings.read_escapes),
     ("morse", encodings.read_morse),
@@ -86,7 +94,7 @@ def decode(text: str, table: Mapping[str, str] | None = None) -> tuple[View, ...
         key = " ".join(view.text.split())
         if key and key != " ".join(text.split()):
             known = views.setdefault(key, view)
-            if view.hidden and not known.hidden:
+            if (view.hidden, view.deeper) > (known.hidden, known.deeper):
                 views[key] = view
         if len(views) >= 3 * _MOST_VIEWS:
             break
@@ -113,12 +121,19 @@ def _views(text: str, table: Mapping[str, str], depth: int) -> Iterator[View]:
                 yield chained
             if method in _FINAL:
                 continue
+            if depth == 1 and _hides_more(view.text):
+                yield replace(chained, deeper=True)
             yield from _inside(view.text, chained.method, chained.hidden, table, depth)
+
+
+def _hides_more(text: str) -> bool:
+    """Whether a reading is itself another's disguise; of bytes that are a text, what that says may be disguised again."""
+    return any(passage.hidden or method in _OF_BYTES for method, passages in _readings(text) for passage in passages)
 
 
 def _inside(text: str, method: str, hidden: bool, table: Mapping[str, str], depth: int) -> Iterator[View]:
     for view in _views(text, table, depth - 1):
-        yield View(view.text, _chain(method, view.method), hidden or view.hidden)
+        yield replace(view, method=_chain(method, view.method), hidden=hidden or view.hidden)
 
 
 def _chain(outer: str, inner: str) -> str:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vlmguard.perception.detection import Pixels, Quad, Region, heat_of, regions_of, sketch, whole_lines
+from vlmguard.perception.detection import Pixels, Quad, Region, heats_of, regions_of, sketch, whole_lines
 from vlmguard.perception.fineprint import fine_print
 from vlmguard.perception.layout import reading_order
 from vlmguard.perception.poses import Attempt, read_regions
 from vlmguard.perception.recognition import Recogniser
-from vlmguard.perception.scripts import unknown_scripts
+from vlmguard.perception.scripts import unknown_scripts, without_look_alikes
 from vlmguard.perception.sessions import DETECTOR, open_session, weights_path
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class TextReader:
         unread += [Unread("budget", _box(region.corners())) for region in regions[self._max_lines :]]
         attempts = read_regions(recogniser, pixels, regions[: self._max_lines])
         strange = unknown_scripts(pixels, attempts)
-        legible = [attempt for attempt in attempts if _legible(attempt)]
+        legible = _in_company([attempt for attempt in attempts if _legible(attempt)])
         unread += [_unread(attempt) for attempt in strange if not _echoed(attempt, legible)]
         read = _without_echoes([attempt for attempt in legible if attempt not in strange or attempt.worth >= _RATHER])
         order = reading_order([attempt.corners for attempt in read], [attempt.letters for attempt in read])
@@ -120,14 +120,14 @@ class TextReader:
 
     def _regions(self, detector: "onnxruntime.InferenceSession", pixels: Pixels, scale: float) -> list[Region]:
         near = sketch(pixels, scale)
-        regions = regions_of(heat_of(detector, near, self._pool), scale)
+        far_scale = scale * min(1.0, _FAR_SIDE / max(near.shape[:2]))
+        far = [sketch(near, far_scale / scale)] if far_scale < scale else []
+        heat, *far_heat = heats_of(detector, [near, *far], self._pool)
+        regions = regions_of(heat, scale)
         if scale < _FINE_PRINT:
             regions += self._fine_regions(detector, pixels, scale, regions)
-        far_scale = scale * min(1.0, _FAR_SIDE / max(near.shape[:2]))
-        if far_scale < scale:
-            far = sketch(near, far_scale / scale)
-            large = regions_of(heat_of(detector, far, self._pool), far_scale)
-            regions += [region for region in large if region.size[1] * far_scale >= _FAR_LINE]
+        large = [region for seen in far_heat for region in regions_of(seen, far_scale)]
+        regions += [region for region in large if region.size[1] * far_scale >= _FAR_LINE]
         return whole_lines(regions)
 
     def _fine_regions(
@@ -137,11 +137,14 @@ class TextReader:
             region for region in regions if region.score >= _PLAIN and _FINE_LINE <= region.size[1] * scale < _TALL_LINE
         ]
         most = min(_FINE_SHARE * pixels.shape[0] * pixels.shape[1], self._max_pixels / 4)
-        fine: list[Region] = []
-        for rows, columns in fine_print(pixels, plain, most):
-            heat = heat_of(detector, sketch(np.ascontiguousarray(pixels[rows, columns]), 1.0), self._pool)
-            fine += [region.moved(columns.start, rows.start) for region in regions_of(heat, 1.0)]
-        return fine
+        areas = fine_print(pixels, plain, most)
+        drawn = [sketch(np.ascontiguousarray(pixels[rows, columns]), 1.0) for rows, columns in areas]
+        heats = heats_of(detector, drawn, self._pool)
+        return [
+            region.moved(columns.start, rows.start)
+            for heat, (rows, columns) in zip(heats, areas, strict=True)
+            for region in regions_of(heat, 1.0)
+        ]
 
     def _models(self) -> "tuple[onnxruntime.InferenceSession, Recogniser]":
         with self._opening:
@@ -153,6 +156,13 @@ class TextReader:
 def _legible(attempt: Attempt) -> bool:
     needed = next((worth for letters, worth in _LEGIBLE if attempt.letters <= letters), _LEGIBLE_LINE)
     return attempt.worth >= needed
+
+
+def _in_company(legible: list[Attempt]) -> list[Attempt]:
+    """Without lone ideographs where no line of such letters stands: windows, crosses and frames read as 田, 十 and 口."""
+    if any(attempt.letters > 1 and not attempt.read.text.isascii() for attempt in legible):
+        return legible
+    return [attempt for attempt in legible if attempt.letters > 1 or attempt.read.text.strip().isascii()]
 
 
 def _unread(attempt: Attempt) -> Unread:
@@ -193,7 +203,7 @@ def _line(attempt: Attempt) -> Line:
     along = attempt.corners[1] - attempt.corners[0]
     level = along[0] > 0 and abs(along[1]) <= _UPRIGHT * along[0]
     pose: Pose = "mirrored" if attempt.mirrored else "upright" if level else "rotated"
-    return Line(attempt.read.text, _box(attempt.corners), attempt.read.confidence, pose)
+    return Line(without_look_alikes(attempt.read.text), _box(attempt.corners), attempt.read.confidence, pose)
 
 
 def _box(corners: Quad | Iterable[Iterable[float]]) -> Box:

@@ -8,13 +8,22 @@ import numpy as np
 
 from vlmguard.perception.detection import Pixels, Quad, Region
 from vlmguard.perception.recognition import Recognised, Recogniser, cut_out, ink_rows
+from vlmguard.perception.wordlike import sense
 
 _SURE = 0.94  # from this confidence on no other pose is tried
 _TELLING = 5  # letters; a shorter word reads well in several poses ("TOOT")
 _PROBES = 6  # doubtful lines that are read in every pose before the picture's pose is voted on
+_NOTHING = 0.15  # confidence; writing in a wrong pose still looks like letters
+_FOUND = 0.85  # score of a region that is turned all the same
+_A_WORD = 3  # squarish regions of like height; one turned letter or two alone say nothing
+_ALIKE = 1.6
 _HOPELESS = 0.25  # below, a second reading is not worth its time
 _SEARCHED = 32  # doubtful lines of a picture that are read in every pose
 _FAVOUR = 0.08  # confidence that the pose of the picture's sure lines is worth
+_WORDS = 8  # letters from which on a line should hold words
+_NO_SENSE = 0.35
+_WORDLESS = 3  # sure lines without words that are read in every pose: the others follow the picture's
+_WORDY = 0.1  # confidence that words are worth
 _LOOSE = 0.75  # a box whose ink fills less of its height is drawn tighter before its second reading
 _SPARSE = 0.4  # letters per stretch as long as the line is high; fewer is no text, however sure the network is
 
@@ -52,22 +61,48 @@ class Attempt:
         """Whether no other pose needs to be tried."""
         return self.worth >= _SURE
 
+    @property
+    def is_wordless(self) -> bool:
+        """Whether it is Latin letters that make no words: a mirrored line may read well ("sdsod" for "bobs")."""
+        letters = sum(map(str.isalpha, self.read.text))
+        return letters >= _WORDS and 2 * letters > self.letters and sense(self.read.text) < _NO_SENSE
+
+    @property
+    def says(self) -> float:
+        """How much of it is words, 0..1; of a few letters nothing is held."""
+        return sense(self.read.text) if self.letters >= _TELLING else 0.0
+
 
 def read_regions(recogniser: Recogniser, pixels: Pixels, regions: list[Region]) -> list[Attempt]:
     """Read every region in the pose in which it reads best."""
     best = _tried(recogniser, pixels, ((region, (0, False)) for region in regions))
     doubtful = sorted((k for k, attempt in enumerate(best) if not attempt.sure), key=lambda k: -_promise(regions[k]))
-    probes, rest = doubtful[:_PROBES], doubtful[_PROBES:_SEARCHED]
-    _search(recogniser, pixels, best, probes)
+    likely = [k for k in doubtful if _may_be_turned(best[k], regions)]
+    probes, rest = likely[:_PROBES], likely[_PROBES:_SEARCHED]
+    wordless = sorted((k for k, a in enumerate(best) if a.sure and a.is_wordless), key=lambda k: -best[k].letters)
+    _search(recogniser, pixels, best, probes + wordless[:_WORDLESS])
     frame = _vote(best)
     if frame is not None:
-        unlike = [k for k in doubtful[_PROBES:] if _pose_in(regions[k], frame) != (0, False)]
-        unlike += [k for k, a in enumerate(best) if a.sure and len(a.read.text) < _TELLING and _frame(a) != frame]
+        unlike = [k for k in doubtful if k not in probes and _pose_in(regions[k], frame) != (0, False)]
+        unlike += [k for k, a in enumerate(best) if a.sure and _says_little(a) and _frame(a) != frame]
         again = _tried(recogniser, pixels, ((regions[k], _pose_in(regions[k], frame)) for k in unlike))
         for k, attempt in zip(unlike, again, strict=True):
             best[k] = max(best[k], attempt, key=lambda a: _worth(a, frame))
     _search(recogniser, pixels, best, [k for k in rest if not best[k].sure], frame)
     return _read_again(recogniser, pixels, best)
+
+
+def _may_be_turned(attempt: Attempt, regions: list[Region]) -> bool:
+    """Whether a doubtful region may be writing in another pose; most of what a photograph brings is not."""
+    region = attempt.region
+    if attempt.read.confidence < _NOTHING and region.score < _FOUND:
+        return False
+    if not region.is_squarish:
+        return True
+    alike = (
+        max(r.size[1], region.size[1]) <= _ALIKE * min(r.size[1], region.size[1]) for r in regions if r.is_squarish
+    )
+    return sum(alike) >= _A_WORD
 
 
 def _read_again(recogniser: Recogniser, pixels: Pixels, best: list[Attempt]) -> list[Attempt]:
@@ -137,14 +172,18 @@ def _pose_in(region: Region, frame: tuple[int, bool]) -> Pose:
     return turn, mirrored
 
 
+def _says_little(attempt: Attempt) -> bool:
+    return len(attempt.read.text) <= _TELLING or attempt.is_wordless
+
+
 def _vote(attempts: list[Attempt]) -> tuple[int, bool] | None:
     votes: Counter[tuple[int, bool]] = Counter()
     for attempt in attempts:
         if attempt.sure and len(attempt.read.text) >= _TELLING:
-            votes[_frame(attempt)] += len(attempt.read.text)
+            votes[_frame(attempt)] += len(attempt.read.text) // (4 if attempt.is_wordless else 1)
     return votes.most_common(1)[0][0] if votes else None
 
 
 def _worth(attempt: Attempt, frame: tuple[int, bool] | None) -> float:
     usual = frame if frame is not None else (0, False)
-    return attempt.worth + (_FAVOUR if _frame(attempt) == usual else 0.0)
+    return attempt.worth + (_FAVOUR if _frame(attempt) == usual else 0.0) + _WORDY * attempt.says

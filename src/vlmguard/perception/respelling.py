@@ -13,6 +13,7 @@ from itertools import chain, islice, product
 
 from vlmguard.language import detect
 from vlmguard.perception.encodings import Passage
+from vlmguard.perception.lettering import letter_model
 from vlmguard.perception.lookalikes import without_accents
 from vlmguard.perception.wordlike import WORD, is_word, segment, sense, vocabulary
 
@@ -130,18 +131,44 @@ def read_leet(text: str) -> Iterator[Passage]:
     if short:
         start, end = _line_around(text, start, end)
         said = text[start : found[0][0]] + said + text[found[-1][1] : end]
+        said = _CUT_LEET.sub(_rejoin_leet, said)
         said = _BESIDE_LEET.sub(lambda match: _unleet(match[0], among_others=True) or match[0], said)
+        if len(found) > 2:
+            said = _BESIDE_LEET.sub(lambda match: _likeliest(match[0]) or match[0], said)
     many = spelled > 2 or (spelled > 1 and not signs <= _MISREAD)
     yield Passage(start, end, said, short and many and not (signs <= _MISREAD and said.isupper()))
 
 
-_BESIDE_LEET = re.compile(r"(?<![\w@!+$])[@!+$\w]{1,12}(?![\w@!+$])")
+_BESIDE_LEET = re.compile(r"(?<![\w@!+$])[@!+$\w]{1,24}(?![\w@!+$])")
+
+
+_CUT_LEET = re.compile(r"(?<![\w@!+$])([@$\w]{2,12}) ([@$\w]{2,8})(?![\w@!+$])")
+
+
+def _rejoin_leet(match: re.Match[str]) -> str:
+    """``d35cr 1b3``: a reader puts a gap before a slim digit."""
+    if _unleet(match[1]) or _unleet(match[2]) or is_word(match[1]) or is_word(match[2]):
+        return match[0]
+    return _unleet(match[1] + match[2]) or match[0]
+
+
+def _likeliest(token: str) -> str | None:
+    """What a token spells beside several that are words: words run together, or a name that no list has."""
+    if token.isalpha() or token.isdigit() or len(token) < 6 or sum(one in _LEET for one in token.lower()) < 2:
+        return None
+    choices = [_LEET.get(letter, letter) for letter in token.lower()]
+    readings = ["".join(letters) for letters in islice(product(*choices), 64)]
+    readings = [reading for reading in readings if reading.isalpha()]
+    model = letter_model()
+    best = min(readings, key=lambda reading: model.cost(" ", reading), default=None)
+    return " ".join(segment(best) or [best]) if best else None
 
 
 def _line_around(text: str, start: int, end: int) -> tuple[int, int]:
-    left = max(text.rfind(mark, max(0, start - 80), start) for mark in ".\n:;\"'")
+    """The clause around a stretch; a picture breaks its lines anywhere."""
+    left = max(text.rfind(mark, max(0, start - 80), start) for mark in '.:;"')
     right = min(
-        (at for mark in ".\n:;\"'" if (at := text.find(mark, end, end + 80)) >= 0), default=min(len(text), end + 80)
+        (at for mark in '.:;"' if (at := text.find(mark, end, end + 80)) >= 0), default=min(len(text), end + 80)
     )
     start = left + 1 if left >= 0 else max(0, start - 80)
     while end < len(text) and right < len(text) and text[right].isalnum():
@@ -262,8 +289,10 @@ def read_fragments(text: str) -> Iterator[Passage]:
     """``ma ke a bo mb``: neighbouring pieces that are no words joined to words. Needs two of them."""
     for match in islice(_FRAGMENTS.finditer(text), _MOST_TRIED):
         pieces = match[0].split()
-        if sum(not is_word(piece) for piece in pieces) < 2:
-            continue
+        if sum(not is_word(piece) for piece in pieces) < 2 or 2 * sum(len(piece) == 1 for piece in pieces) > len(
+            pieces
+        ):
+            continue  # single letters are ``read_apart``'s: cut here and there they make other words
         joined = _rejoined(pieces)
         gained = sum(" " not in piece and piece not in pieces for piece in joined)
         if gained and sense(" ".join(joined)) >= max(0.85, sense(match[0]) + 0.15):

@@ -24,7 +24,11 @@ _DOUBTED = 0.9  # mean probability of a long line of look-alikes
 _LOOK_ALIKE = 0.97
 _SENTENCE = 12  # letters from which on such a line is long
 _GREEK = 0.4  # share of Greek letters; the recogniser knows those of formulas, not the accented ones of words
-_ORNAMENT = 0.4  # share of one character that is no Latin letter; rows of asterisks are no sentence
+_ORNAMENT = 0.4  # share of characters that are no Latin letters; rows of asterisks are no sentence
+_REPEATED = 4  # times that each of them stands there
+_ONE_INK = (
+    0.35  # how far ink strays from the line between ground and ink, as a share; a row of drawings has many colours
+)
 _STROKES = (1.7, 3.6)  # strokes crossed per stretch as long as the line is high
 _RIM = 0.1  # share of ink in the top and bottom rows; more belongs to frames
 _CRISP = 4.0  # distance of ink and ground in their deviations
@@ -42,7 +46,7 @@ def unknown_scripts(pixels: Pixels, attempts: list[Attempt]) -> list[Attempt]:
 
 def _is_strange(attempt: Attempt) -> bool:
     region, text = attempt.region, attempt.read.text
-    if region.score < _FOUND or region.size[0] < _LONG * region.size[1] or _is_ornament(text):
+    if region.score < _FOUND or region.size[0] < _LONG * region.size[1] or is_ornament(text):
         return False
     sentence = attempt.letters >= _SENTENCE or region.size[0] >= _VERY_LONG * region.size[1]
     look_alike = sentence and attempt.worth < _DOUBTED and attempt.read.typical < _LOOK_ALIKE
@@ -54,10 +58,17 @@ def _certainty(attempt: Attempt) -> float:
     return min(attempt.read.typical, attempt.worth / attempt.read.confidence) if attempt.letters else 0.0
 
 
-def _is_ornament(text: str) -> bool:
+def is_ornament(text: str) -> bool:
+    """A row of one sign, of which a reader makes one look-alike or a few, over and over."""
     counts = Counter(text.replace(" ", ""))
-    signs = max((count for sign, count in counts.items() if not ("A" <= sign.upper() <= "Z")), default=0)
-    return counts.total() >= _SENTENCE and signs >= _ORNAMENT * counts.total()
+    signs = {sign: count for sign, count in counts.items() if not ("A" <= sign.upper() <= "Z")}
+    total = sum(signs.values())
+    return counts.total() >= _SENTENCE and total >= _ORNAMENT * counts.total() and total >= _REPEATED * len(signs)
+
+
+def without_look_alikes(text: str) -> str:
+    """A line with its ornament in asterisks, whatever letters the reader took for them."""
+    return "".join(sign if sign.isascii() else "*" for sign in text) if is_ornament(text) else text
 
 
 def _is_greek(text: str) -> bool:

@@ -74,7 +74,8 @@ class Eyes:
         return sight
 
     def _look(self, image: Image) -> Sight:
-        lines: dict[str, Line] = {}
+        lines: list[Line] = []
+        shown: set[str] = set()
         codes: dict[str, Code] = {}
         unread: set[Reason] = set()
         uncoded: set[Reason] = set()
@@ -84,15 +85,16 @@ class Eyes:
         try:
             for pixels in views(image, self._limits):
                 reading = self._reader.read(pixels)
-                for line in reading.lines:
-                    lines.setdefault(line.text, line)
+                # What another view showed comes once; within a view a line that stands twice was written twice.
+                lines += [line for line in reading.lines if line.text not in shown]
+                shown.update(line.text for line in reading.lines)
                 unread.update(Reason(gap.reason) for gap in reading.unread)
                 for code in read_codes(pixels):
                     codes.setdefault(code.text, code)
         except ImageError:
             unread.add(Reason.UNREADABLE)
             uncoded.add(Reason.UNREADABLE)
-        return Sight(tuple(lines.values()), tuple(codes.values()), _gravest(unread), _gravest(uncoded))
+        return Sight(tuple(lines), tuple(codes.values()), _gravest(unread), _gravest(uncoded))
 
 
 def _gravest(reasons: set[Reason]) -> Reason | None:

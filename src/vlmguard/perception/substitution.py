@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 _MOST_ENTRIES = 200
 _MOST_CHARACTERS = 60_000
@@ -220,6 +221,31 @@ def _braced(text: str) -> _Pairs:
             key, mark, word = part.partition("=")
         if mark and re.fullmatch(_ITEM, _clean(key)) and re.fullmatch(_ITEM, _clean(word)):
             yield key, word
+
+
+def aligned(lines: Sequence[str], prompt: str) -> tuple[Mapping[str, str], frozenset[int]]:
+    """A table without signs, as a picture shows one: rows of two words, or cells of one word that follow each other.
+
+    A word that is used elsewhere (in ``prompt`` or another line) stands beside one that is not. Returns the table and the
+    numbers of the lines that it is made of; two pairs at least, else nothing.
+    """
+    cells = [[_clean(word) for word in line.split()] for line in lines]
+    prose = [word for row in cells if len(row) > 2 for word in row]
+    used = {*prose, *map(_clean, prompt.split())}
+    table: dict[str, str] = {}
+    rows: set[int] = set()
+    pairs = [(number, number, row[0], row[1]) for number, row in enumerate(cells) if len(row) == 2]
+    pairs += [
+        (number, number + 1, row[0], after[0])
+        for number, (row, after) in enumerate(pairwise(cells))
+        if len(row) == len(after) == 1
+    ]
+    for first, last, one, other in pairs:
+        written, meant = (one, other) if one in used else (other, one)
+        beside = written in used and meant not in used and written not in _SAID and first not in rows
+        if beside and _LETTER.search(meant) and table.setdefault(written, meant) == meant:
+            rows |= {first, last}
+    return (table, frozenset(rows)) if len(table) > 1 else ({}, frozenset())
 
 
 def substitute(text: str, table: Mapping[str, str]) -> str:

@@ -10,17 +10,19 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from vlmguard.language import count_foreign_letters, detect
 from vlmguard.perception.obfuscation import View, decode, substitutions
 from vlmguard.perception.sight import Eyes, Sight
+from vlmguard.perception.wordlike import sense
 from vlmguard.policy import Action, Policy
 from vlmguard.protocols import RiskScorer
+from vlmguard.rewriters.asking import hands_over, is_mere_carrier, requests, statements
 from vlmguard.rewriters.compose import Situation, compose
 from vlmguard.rewriters.orders import orders_to_assistant
-from vlmguard.rewriters.resolution import resolve
+from vlmguard.rewriters.resolution import NO_SENSE, PROMPT_CHARACTERS, READ_CHARACTERS, resolve
 from vlmguard.rewriters.scorer import LANGUAGES, EmbeddedScorer, sentences
 from vlmguard.types import (
     NOTHING,
@@ -55,6 +57,8 @@ _FOREIGN_IN_PICTURE = 4
 _FOREIGN_IN_TEXT = 8
 """Letters of another script from which on a text holds words that nobody scored: pictures misread single ones."""
 _PARAGRAPH = 12
+_SHORT = 40
+"""Words up to which a reading that asks for something is scored whole; of a longer one its requests are."""
 _TELLING_WORDS = 6
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
@@ -73,6 +77,10 @@ class _Candidate:
     """An order to the assistant where nobody may give one: a finding whatever its score."""
     derived: bool = False
     """Not the words themselves, but what they decode to or mean with a picture."""
+    stated: bool = False
+    """Said and not asked, where nobody hands it control: a finding only at the highest level."""
+    deeper: bool = False
+    """Disguised once more, beyond the depth to which disguises are undone."""
 
     @property
     def judged(self) -> str:
@@ -81,7 +89,7 @@ class _Candidate:
 
     @property
     def is_cut(self) -> bool:
-        return len(self.judged) < len(self.text)
+        return len(self.judged) < len(self.text) or self.deeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +135,7 @@ class EmbeddedRewriter:
         scored = self._score([*_candidates(chat, sights), *self._split(chat)])
         report = _report(message, scored, sights)
         refinement = self._refinement(chat, scored, report, sights)
-        cut = {item.candidate.modality for item in scored if item.candidate.is_cut}
+        cut = {item.candidate.modality for item in scored if item.candidate.is_cut} | _beyond(chat, sights)
         return Review(refinement, _account(message, sights, cut), "embedded", self._scorer.fingerprint)
 
     def _score(self, candidates: Sequence[_Candidate]) -> list[_Scored]:
@@ -159,6 +167,8 @@ class EmbeddedRewriter:
             risk = {_FOLLOWED: max(0.9, risk.get(_FOLLOWED, 0.0))}
         graded = [(self._policy.level(category, score), score, category) for category, score in risk.items()]
         level, score, category = max(graded, default=(Level.NONE, 0.0, ""))
+        if candidate.stated and level < Level.HIGH:
+            return Finding(Level.NONE, score=score)
         if level is Level.NONE and candidate.hidden:
             return Finding(
                 Level.LOW,
@@ -178,7 +188,8 @@ class EmbeddedRewriter:
             case Modality.IMAGE if candidate.orders:
                 return "Words in the picture give orders to the assistant that the user did not write."
             case Modality.IMAGE:
-                return f"Words in the picture ask for something that falls under {title}."
+                says = "say" if candidate.stated else "ask for"
+                return f"Words in the picture {says} something that falls under {title}."
             case Modality.CROSS:
                 return f"Prompt and picture together ask for something that falls under {title}."
 
@@ -270,11 +281,13 @@ class _Remembering:
 def _candidates(chat: Chat, sights: dict[str, Sight]) -> list[_Candidate]:
     message = chat.messages[-1]
     if message.role == "tool":
-        return [*_of_words(message.text, "tool result"), *_of_images(chat, message, sights, {})]
+        return [*_of_words(message.text, "tool result"), *_of_images(chat, message, sights, {}, led=False)]
     table = dict(substitutions(message.text))
+    # A prompt that only hands control to a picture has no content to be risky: what it means is the picture's request.
+    carries = bool(sights) and is_mere_carrier(message.text)
     candidates = [
-        *_of_words(message.text, "text", table),
-        *_of_images(chat, message, sights, table),
+        *(() if carries else _of_words(message.text, "text", table)),
+        *_of_images(chat, message, sights, table, led=hands_over(message.text)),
         *_of_pairs(chat, message, sights),
     ]
     return [candidate for candidate in candidates if candidate.text.strip()]
@@ -283,32 +296,66 @@ def _candidates(chat: Chat, sights: dict[str, Sight]) -> list[_Candidate]:
 def _of_words(text: str, source: str, table: dict[str, str] | None = None) -> Iterable[_Candidate]:
     if not text.strip():
         return
-    yield _Candidate(text, Modality.TEXT, source, 'asks "{}"' if source == "text" else 'holds "{}"')
+    views = decode(text, table) if table else _disguises(text)
+    if not _is_mere_code(text, views):
+        yield _Candidate(text, Modality.TEXT, source, 'asks "{}"' if source == "text" else 'holds "{}"')
     if source != "text" and (order := orders_to_assistant(text)):
         yield _Candidate(order, Modality.TEXT, source, 'gives the assistant an order: "{}"', orders=True)
-    for view in decode(text, table) if table else _disguises(text):
+    for view in views:
         observation = f'{view.method} undone, it says "{{}}"'
-        yield _Candidate(view.text, Modality.TEXT, source, observation, view.hidden, derived=True)
+        yield _Candidate(view.text, Modality.TEXT, source, observation, view.hidden, derived=True, deeper=view.deeper)
 
 
-def _of_images(chat: Chat, message: Message, sights: dict[str, Sight], table: dict[str, str]) -> Iterable[_Candidate]:
+def _is_mere_code(text: str, views: Sequence[View]) -> bool:
+    """Whether a text is no words but what hides others: the letters of a code say nothing to a scorer."""
+    return sense(text) < NO_SENSE and any(view.hidden for view in views)
+
+
+def _of_images(
+    chat: Chat, message: Message, sights: dict[str, Sight], table: dict[str, str], *, led: bool
+) -> Iterable[_Candidate]:
+    """``led``: whether the prompt makes a request of whatever stands in the picture."""
     numbers = {image.sha256: number for number, image in enumerate(chat.images, start=1)}
     for image in message.images:
         sight, source = sights[image.sha256], f"image {numbers[image.sha256]}"
         if sight.lines:
-            yield from _of_written(sight.text, source, "written words", table)
+            yield from _of_written(sight.text, source, "written words", table, led)
         for code in sight.codes:
-            yield from _of_written(code.text, source, code.format, table)
+            yield from _of_written(code.text, source, code.format, table, led)
 
 
-def _of_written(text: str, source: str, where: str, table: dict[str, str]) -> Iterable[_Candidate]:
-    joined = " ".join(text.split())
-    yield _Candidate(joined, Modality.IMAGE, source, f'{where} say "{{}}"')
+def _of_written(text: str, source: str, where: str, table: dict[str, str], led: bool) -> Iterable[_Candidate]:
     if order := orders_to_assistant(text):
         yield _Candidate(order, Modality.IMAGE, source, f'{where} give the assistant an order: "{{}}"', orders=True)
-    for view in decode(text, table):  # with its lines: wrapped codes and columns need them
-        observation = f'{where}, {view.method} undone, say "{{}}"'
-        yield _Candidate(view.text, Modality.IMAGE, source, observation, view.hidden, derived=True)
+    views = decode(text, table)  # with its lines: wrapped codes and columns need them
+    if not _is_mere_code(text, views):
+        yield from _asked(text, source, where, led)
+    for view in views:
+        undone = f"{where}, {view.method} undone,"
+        if view.hidden or view.deeper:
+            observation = f'{undone} say "{{}}"'
+            yield _Candidate(
+                view.text, Modality.IMAGE, source, observation, view.hidden, derived=True, deeper=view.deeper
+            )
+        else:
+            yield from (replace(one, derived=True) for one in _asked(view.text, source, undone, led))
+
+
+def _asked(text: str, source: str, where: str, led: bool) -> Iterable[_Candidate]:
+    """What written words ask for. A label asks for nothing: alone it is context, and ``_of_pairs`` scores what the prompt makes
+    of it. Where the prompt hands control to the picture, anything that stands there is asked for.
+    """
+    whole = " ".join(text.split())
+    if led:
+        yield _Candidate(whole, Modality.IMAGE, source, f'{where} say "{{}}"')
+        return
+    asked = requests(text)
+    if asked and len(whole.split()) <= _SHORT:
+        yield _Candidate(whole, Modality.IMAGE, source, f'{where} say "{{}}"')
+    elif asked:
+        yield _Candidate(" ".join(asked), Modality.IMAGE, source, f'{where} ask "{{}}"')
+    if said := statements(text):
+        yield _Candidate(" ".join(said), Modality.IMAGE, source, f'{where} state "{{}}"', stated=True)
 
 
 def _of_pairs(chat: Chat, message: Message, sights: dict[str, Sight]) -> Iterable[_Candidate]:
@@ -410,6 +457,17 @@ def _account(message: Message, sights: dict[str, Sight], cut: set[Modality]) -> 
     return tuple(rows)
 
 
+def _beyond(chat: Chat, sights: dict[str, Sight]) -> set[Modality]:
+    """Where what prompt and pictures mean together was looked for in a part of them only."""
+    beyond: set[Modality] = set()
+    read = [len(sights[image.sha256].text) for image in chat.images]
+    if any(length > READ_CHARACTERS for length in read):
+        beyond.add(Modality.IMAGE)
+    if any(read) and len(chat.messages[-1].text) > PROMPT_CHARACTERS:
+        beyond.add(Modality.CROSS)
+    return beyond
+
+
 def _row(path: str, aspect: Aspect, judge: str, gap: Reason | None) -> Judgement:
     return Judgement(path, aspect, unjudged=gap) if gap else Judgement(path, aspect, judged_by=judge)
 
@@ -466,10 +524,3 @@ def _judged(text: str) -> str:
 def _users_words(chat: Chat) -> str:
     """Of the last turn of the user's; "" where a tool spoke before any."""
     return next((message.text for message in reversed(chat.messages) if message.role == "user"), "")
-
-
-def _image_language_gap(sight: Sight) -> Reason | None:
-    """Labels and scattered words say little of a language; a paragraph does."""
-    if len(sight.text.split()) < 12 or _language_known(sight.text):
-        return None
-    return Reason.LANGUAGE

@@ -51,7 +51,7 @@ POINTERS = tuple(
         rf"\bthe {_GENERIC} (?:shown|above|below|pictured|depicted|displayed|written)(?: (?:here|above|below))?\b",
         rf"\b(?:these|those){_END}",
         rf"\bthis(?!\s+{_TIMES}\b)(?=\W|$)",
-        r"\bthat(?=\s*(?:[?.!,]|$))",
+        r"\bthat(?=\s*(?:[?.!,;]|$)|\s+(?:for|in|into|on|together|and|safely|at home)\b)",
         r"(?<=[a-z] )(?:it|them)\b(?!['’]|\s+(?:is|was|are|be|would|possible|seems|takes|means?|safe|"
         r"says?|legal|rain))",
         # Spanish

@@ -8,11 +8,13 @@ comes to give the orders.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmguard.perception.obfuscation import decode, substitute, substitutions
+from vlmguard.perception.substitution import aligned
 from vlmguard.perception.wordlike import WORD, is_word, segment, sense
+from vlmguard.rewriters.asking import NOUN_HEADING, hands_over, is_mere_carrier, says_words
 from vlmguard.rewriters.orders import orders_to_assistant
 from vlmguard.rewriters.pointing import (
     GAP,
@@ -24,7 +26,15 @@ from vlmguard.rewriters.pointing import (
     item_references,
 )
 
-__all__ = ["Composed", "asks_to_follow", "empty_items", "orders_to_assistant", "resolve"]
+__all__ = [
+    "PROMPT_CHARACTERS",
+    "READ_CHARACTERS",
+    "Composed",
+    "asks_to_follow",
+    "empty_items",
+    "orders_to_assistant",
+    "resolve",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +58,11 @@ _LABEL_WORDS = 14
 _INSTRUCTION_WORDS = 80
 _TELLING_LINES = 3
 _SAID_CHARACTERS = 1_500
-_PROMPT_CHARACTERS = 6_000
+PROMPT_CHARACTERS = 6_000
 """Characters of a prompt that are looked at: of a longer one its beginning and its end, where it points."""
-_READ_CHARACTERS = 20_000
+NO_SENSE = 0.3
+"""A text with less sense is no words: where a disguise explains it, what is undone is judged in its place."""
+READ_CHARACTERS = 20_000
 """Characters of one reading that are looked at."""
 
 
@@ -58,23 +70,31 @@ def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
     """The intents that ``prompt`` makes with the words read in its pictures: the most telling first, the plain pairings last.
 
     ``readings[i]`` is the text read in image ``i + 1``, "" where there was none. Bounded: long readings give their telling
-    lines, many pictures a few candidates each.
+    lines, many pictures a few candidates each. What lies beyond ``PROMPT_CHARACTERS`` and ``READ_CHARACTERS`` is not looked at.
     """
     prompt = prompt.strip()
-    if len(prompt) > _PROMPT_CHARACTERS:
-        prompt = f"{prompt[: _PROMPT_CHARACTERS // 2]} {prompt[-_PROMPT_CHARACTERS // 2 :]}"
-    pages = [_Page(number, reading[:_READ_CHARACTERS]) for number, reading in enumerate(readings, start=1)]
+    if len(prompt) > PROMPT_CHARACTERS:
+        prompt = f"{prompt[: PROMPT_CHARACTERS // 2]} {prompt[-PROMPT_CHARACTERS // 2 :]}"
+    pages = [_Page(number, _in_words(reading[:READ_CHARACTERS])) for number, reading in enumerate(readings, start=1)]
     pages = [page for page in pages if page.said]
+    tables = _tables(prompt, pages)
     found: list[Composed] = []
     found += _across(prompt, pages)
     for page in pages:
-        found += _first(_of_page(prompt, page, _pointed_at(prompt, page, readings)), _MOST_PER_IMAGE)
+        found += _first(_of_page(prompt, page, _pointed_at(prompt, page, readings), tables), _MOST_PER_IMAGE)
     pairings = [
         Composed(f"{prompt}\nThe picture says: {page.said}", page.number, "pairing", page.lines)
         for page in pages[: _MOST // 2]
-        if prompt
+        if prompt and says_words(page.said) and not is_mere_carrier(prompt)
     ]
     return (*_first(found, _MOST - len(pairings)), *pairings)
+
+
+def _in_words(reading: str) -> str:
+    """A reading, or where that is a mere code, what the code says."""
+    if sense(reading) >= NO_SENSE:
+        return reading
+    return next((view.text for view in decode(reading) if view.hidden), reading)
 
 
 def _first(composed: Iterable[Composed], most: int) -> list[Composed]:
@@ -181,13 +201,6 @@ _ONLY_MARKS = re.compile(
 )
 _BARE_NUMBER = re.compile(r"\s*\(?([1-9])[.):,]?\s*")
 _TRAILING_MARKS = re.compile(r"(?:\s+\(?[1-9][.)]){2,12}[\s._…-]*\Z")
-_NOUN_HEADING = re.compile(
-    r"(?:a |an |the |some |detailed |\d+ |top |best |step-by-step )*(?:methods?|steps?|ways?|lists?|guide|instructions?|tips|techniques?|"
-    r"tricks|ideas|strategies|tactics|recipes?|reasons|tools|materials|ingredients|examples?|procedures?|process|plan|tutorial|"
-    r"scripts?|messages?|phrases|slogans|jokes|things|places|names|manual|checklist|outline)"
-    r"(?=\s+(?:to|of|for|on|in|that|about|by|from|with|how|why|you|i|we)\b|\s*:?\s*\Z)",
-    re.IGNORECASE,
-)
 
 
 def empty_items(reading: str) -> str | None:
@@ -195,7 +208,7 @@ def empty_items(reading: str) -> str | None:
 
     At least two empty items with a mark of their own, or bare numbers from 1 upwards that end the text.
     """
-    lines = [line.strip() for line in reading[:_READ_CHARACTERS].splitlines() if line.strip()]
+    lines = [line.strip() for line in reading[:READ_CHARACTERS].splitlines() if line.strip()]
     if lines and (ending := _TRAILING_MARKS.search(lines[-1])) and ending.start() > 0:
         lines[-1:] = [lines[-1][: ending.start()], "1.", "2."]
     heading = [line for line in lines if not _ONLY_MARKS.fullmatch(line) and not _BARE_NUMBER.fullmatch(line)]
@@ -236,7 +249,7 @@ def _listed(lines: Sequence[str]) -> tuple[str, dict[int, str]]:
 def _request(heading: str) -> str:
     """A heading as the request that filling it in amounts to."""
     heading = heading.rstrip(" :.-")
-    return f"Give {heading[:1].lower()}{heading[1:]}" if _NOUN_HEADING.match(heading) else heading
+    return f"Give {heading[:1].lower()}{heading[1:]}" if NOUN_HEADING.match(heading) else heading
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -249,22 +262,21 @@ def _pointed_at(prompt: str, page: _Page, readings: Sequence[str]) -> bool:
     return not numbers or page.number in numbers
 
 
-def _of_page(prompt: str, page: _Page, pointed: bool) -> Iterator[Composed]:
+def _of_page(prompt: str, page: _Page, pointed: bool, tables: Mapping[str, str]) -> Iterator[Composed]:
     def made(text: str, how: str, lines: Sequence[str] = page.lines) -> Composed:
         return Composed(" ".join(text.split()), page.number, how, tuple(lines))
 
-    for text in _restored(prompt, page):
+    for text in _restored(prompt, page, tables):
         yield made(text, "word table")
     if page.empty:
         yield made(_request(page.empty), "empty list")
     if not prompt:
         return
-    if asks_to_follow(prompt):
-        short = len(page.said.split()) <= _INSTRUCTION_WORDS
-        for instruction in [_request(page.said)] if short else page.labels:
-            yield made(instruction, "instruction", [instruction])
+    yield from (made(instruction, "instruction", [instruction]) for instruction in _instructions(prompt, page))
     yield from (made(text, "item", [line]) for text, line in _with_items(prompt, page))
     yield from (made(text, "blank") for text in _with_gaps_filled(prompt, page))
+    if is_mere_carrier(prompt):
+        return  # the prompt adds nothing to what stands there
     if page.items and LIST.search(prompt):
         listed = "; ".join(list(page.items.values())[:8])
         yield made(LIST.sub(lambda _: f"{page.heading or 'the list'}: {listed}"[:600], prompt, count=1), "list")
@@ -282,16 +294,37 @@ def _of_page(prompt: str, page: _Page, pointed: bool) -> Iterator[Composed]:
             yield made(said[0], f"{view.method} undone")
 
 
-def _restored(prompt: str, page: _Page) -> Iterator[str]:
-    """What was read, with the words that a table in prompt or picture stands for; a filled list's heading as a request."""
-    table = {**substitutions(page.reading), **substitutions(prompt)}
-    if not table:
+def _instructions(prompt: str, page: _Page) -> list[str]:
+    """What the picture asks for, where the prompt hands it control."""
+    if not hands_over(prompt):
+        return []
+    return [_request(page.said)] if len(page.said.split()) <= _INSTRUCTION_WORDS else page.labels
+
+
+def _restored(prompt: str, page: _Page, tables: Mapping[str, str]) -> Iterator[str]:
+    """What was read, with the words that a table in the prompt or any picture stands for, and without the table itself; a
+    filled list's heading as a request.
+    """
+    if not tables:
         return
-    replaced = substitute(page.said, table)
-    if replaced != page.said:
+    _, rows = aligned(page.lines, prompt)
+    rest = [line for number, line in enumerate(page.lines) if number not in rows and not substitutions(line)]
+    said = page.empty or _statement(rest)
+    if (replaced := substitute(said, tables)) != said:
         yield _request(replaced) if page.empty else replaced
-    if (asked := substitute(prompt, substitutions(page.reading))) != prompt:
+    in_pictures = {word: meant for word, meant in tables.items() if word not in substitutions(prompt)}
+    if (asked := substitute(prompt, in_pictures)) != prompt:
         yield asked
+
+
+def _tables(prompt: str, pages: Sequence[_Page]) -> dict[str, str]:
+    """Word tables, wherever they stand: the prompt's own before those of pictures."""
+    tables = dict(substitutions(prompt))
+    for page in pages:
+        prose = f"{prompt} {' '.join(line for other in pages if other is not page for line in other.lines)}"
+        for word, meant in (*substitutions(page.reading).items(), *aligned(page.lines, prose)[0].items()):
+            tables.setdefault(word, meant)
+    return tables
 
 
 def _with_items(prompt: str, page: _Page) -> Iterator[tuple[str, str]]:
@@ -387,6 +420,23 @@ _NO_NOUN_WORDS = (
 _NO_NOUNS = frozenset(_NO_NOUN_WORDS.split())
 
 
+def _pointings_shared(prompt: str, labels: Sequence[str]) -> str:
+    """``this`` and ``that`` as the first and the second picture's labels, in the order of the prompt; "" with fewer than two."""
+    spans: list[tuple[int, int]] = []
+    for pattern in POINTERS:
+        for match in pattern.finditer(prompt):
+            if all(match.end() <= start or match.start() >= end for start, end in spans):
+                spans.append(match.span())
+    spans = sorted(spans)[: len(labels)]
+    if len(spans) < 2:
+        return ""
+    text, end = "", 0
+    for (start, stop), label in zip(spans, labels, strict=False):
+        text += f"{prompt[end:start]}{_lowered(label)}"
+        end = stop
+    return text + prompt[end:]
+
+
 def _across(prompt: str, pages: Sequence[_Page]) -> Iterator[Composed]:
     """Intents that draw on several pictures: each named one put in its place, and all of them after the prompt."""
     if len(pages) < 2:
@@ -407,6 +457,8 @@ def _across(prompt: str, pages: Sequence[_Page]) -> Iterator[Composed]:
     if len(short) > 1:
         joined = " ".join(page.said for page in short)
         lines = tuple(line for page in short for line in page.lines)
+        if not used and (each := _pointings_shared(prompt, [page.said for page in short])):
+            yield Composed(" ".join(each.split()), short[0].number, "several images", lines)
         replaced = [] if used or not prompt else _pointings_replaced(prompt, joined)
         together = replaced[0] if replaced else f"{prompt} {joined}"
         yield Composed(" ".join(together.split()), short[0].number, "several images", lines)
