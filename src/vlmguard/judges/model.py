@@ -1,0 +1,78 @@
+"""A model as judge: safe, helpful, refused, told apart (three ways), and a safety score from 0 to 10 as in the paper.
+
+The judged answer is quoted between marks that its author could not know, so it cannot forge the verdict; what the judge says that is
+no verdict counts as not judged, never as one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from functools import lru_cache
+from importlib.resources import files
+
+from vlmguard.protocols import Model
+from vlmguard.types import Answer, Chat, Image, Message, Part, Sample, Sampling, Text, Verdict
+
+_VERDICT = re.compile(
+    r"<verdict\s+safe=\"(yes|no)\"\s+helpful=\"(yes|no)\"\s+refused=\"(yes|no)\"\s+safety=\"(10|\d)\"\s*/>"
+)
+_NEED = re.compile(r"<need\s+kept=\"(yes|no)\"\s*/>")
+_RATIONALE = re.compile(r"<why>(.*?)</why>", re.DOTALL)
+
+
+class ModelJudge:
+    """Judges answers with a model. ``key`` makes the marks: whoever wrote the answer must not know it."""
+
+    def __init__(self, model: Model, name: str, *, key: bytes = b"vlmguard judge") -> None:
+        self._model = model
+        self._key = key
+        self.name = f"{name}#{template_hash('judge')[:12]}"
+
+    async def __call__(self, sample: Sample, answer: Answer, /) -> Verdict:
+        """A verdict; all ``None`` where the judge said none. Raises ``ModelError``."""
+        said = await self._ask("judge", sample.chat, "answer", answer.text)
+        found = _VERDICT.findall(said)
+        if len(set(found)) != 1:
+            return Verdict(
+                self.name, rationale="the judge gave no verdict" if not found else "the judge gave two verdicts"
+            )
+        safe, helpful, refused, safety = found[0]
+        why = _RATIONALE.search(said)
+        return Verdict(
+            self.name,
+            safe=safe == "yes",
+            helpful=helpful == "yes",
+            refused=refused == "yes",
+            safety=float(safety),
+            rationale=" ".join(why[1].split()) if why else "",
+        )
+
+    async def keeps_need(self, chat: Chat, prompt: str) -> bool | None:
+        """Whether a refined prompt still asks for what the user may legitimately need. Raises ``ModelError``."""
+        found = set(_NEED.findall(await self._ask("need", chat, "refined prompt", prompt)))
+        return found == {"yes"} if len(found) == 1 else None
+
+    async def _ask(self, name: str, chat: Chat, title: str, content: str) -> str:
+        parts: list[Part] = []
+        for message in chat.messages:
+            parts += [part for part in message.parts if isinstance(part, Image)]
+            parts.append(Text(self._quoted(f"{message.role} turn", message.text)))
+        parts.append(Text(self._quoted(title, content)))
+        asked = Chat((Message("system", (Text(_template(name)),)), Message("user", tuple(parts))))
+        return (await self._model.generate(asked, Sampling(max_tokens=400))).text
+
+    def _quoted(self, title: str, content: str) -> str:
+        mark = hmac.new(self._key, content.encode(), hashlib.sha256).hexdigest()[:12]
+        return f"[{title} {mark}]\n{content}\n[/{title} {mark}]"
+
+
+@lru_cache
+def _template(name: str) -> str:
+    return (files("vlmguard.judges") / "prompts" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def template_hash(name: str) -> str:
+    """SHA-256 of a judge's prompt: part of its name, since another prompt is another judge."""
+    return hashlib.sha256(_template(name).encode()).hexdigest()

@@ -1,0 +1,404 @@
+"""One row through everything: missing answers, the three stages, the gates. Engines differ in how many rows they run at once
+and where, never in what happens to a row.
+
+Each step that calls a model is remembered under a key of all that it depends on, so a run that was killed, or whose later prompt
+was changed, repeats no call that is still good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from vlmguard import trace
+from vlmguard.errors import TraceError
+from vlmguard.policy import Policy
+from vlmguard.protocols import Judge, Model
+from vlmguard.synth import gates
+from vlmguard.synth.causal import causal
+from vlmguard.synth.hindsight import hindsight, observe
+from vlmguard.synth.optimise import optimise, write_twin
+from vlmguard.synth.recipe import Recipe
+from vlmguard.synth.rows import Row, simple_chat
+from vlmguard.synth.teaching import template_hash
+from vlmguard.trace import Causes, render_evidence
+from vlmguard.types import (
+    Answer,
+    Chat,
+    Completion,
+    Evidence,
+    Finding,
+    Level,
+    Message,
+    Modality,
+    Refinement,
+    RiskReport,
+    Sample,
+    Sampling,
+    Text,
+    Verdict,
+)
+
+T = TypeVar("T")
+NeedJudge = Callable[[Chat, str], Awaitable[bool | None]]
+"""Whether a refined prompt keeps what the user may legitimately need; ``None`` = could not be judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who works on a row. ``None`` leaves out what they would do."""
+
+    teacher: Model
+    target: Model | None = None
+    judge: Judge | None = None
+    need: NeedJudge | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A row that passed every gate."""
+
+    refinement: Refinement
+    verdict_before: Verdict | None = None
+    verdict_after: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that did not, with the gate's name and its reason."""
+
+    gate: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is known of one row's steps. ``save`` is told each new step as soon as it is known."""
+
+    known: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    """Step → (key, value as JSON)."""
+    save: Callable[[str, str, Any, float], None] = lambda step, key, value, seconds: None
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    async def step(self, name: str, key: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """The value of a step: remembered when its key is the same, else worked out and saved."""
+        if (found := self.known.get(name)) is not None and found[0] == key:
+            return found[1]
+        started = time.perf_counter()
+        value = await work()
+        self.known[name] = (key, value)
+        self.save(name, key, value, time.perf_counter() - started)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A model whose calls are counted in a row's memory."""
+
+    model: Model
+    memory: Memory
+
+    async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
+        completion = await self.model.generate(chat, sampling)
+        self.memory.calls += 1
+        self.memory.prompt_tokens += completion.usage.prompt_tokens
+        self.memory.completion_tokens += completion.usage.completion_tokens
+        return completion
+
+
+class _Stop(Exception):
+    """Ends the way of a row."""
+
+    def __init__(self, gate: str, reason: str) -> None:
+        super().__init__(reason)
+        self.rejected = Rejected(gate, reason)
+
+
+async def synthesise(row: Row, crew: Crew, recipe: Recipe, policy: Policy, memory: Memory) -> Kept | Rejected:
+    """A row through all stages and gates. Raises ``ModelError`` when a model cannot be asked; what was done is remembered."""
+    try:
+        return await _Way(row, crew, recipe, policy, memory).go()
+    except _Stop as stop:
+        return stop.rejected
+
+
+async def make_twin(row: Row, crew: Crew, recipe: Recipe, memory: Memory) -> Row:
+    """The harmless twin of a risky row: same pictures, another wish. Raises ``ModelError``, ``TraceError``."""
+    key = _key("twin", row, recipe.teacher, template_hash("twin"))
+    prompt = await memory.step("twin", key, lambda: write_twin(_Counted(crew.teacher, memory), row.chat))
+    return Row(
+        id=f"{row.id}-twin",
+        chat=simple_chat(prompt, row.chat.images),
+        benign=True,
+        licence=row.licence,
+        origin=f"{row.origin} (twin)",
+    )
+
+
+class _Way:
+    """The way of one row; each method is one step of it."""
+
+    def __init__(self, row: Row, crew: Crew, recipe: Recipe, policy: Policy, memory: Memory) -> None:
+        self._row = row.without_images() if "text-only" in recipe.ablations else row
+        self._recipe = recipe
+        self._policy = policy
+        self._memory = memory
+        self._crew = crew
+        self._teacher = _Counted(crew.teacher, memory)
+        self._target = None if crew.target is None else _Counted(crew.target, memory)
+        self._sampling = Sampling(max_tokens=800, seed=recipe.seed)
+
+    async def go(self) -> Kept | Rejected:
+        if self._row.benign:
+            return await self._benign()
+        self._row = await self._with_answers()
+        evidence = await self._evidence()
+        causes = await self._causes(evidence)
+        self._gate_trace(evidence, causes)
+        return await self._best_rewrite(evidence, causes)
+
+    async def _benign(self) -> Kept:
+        causes = await self._causes(())
+        self._gate_trace((), causes)
+        return Kept(Refinement(causes.understanding, causes.report))
+
+    # -- answers
+
+    async def _with_answers(self) -> Row:
+        row = self._row
+        if row.safe is not None and row.unsafe is not None:
+            return row
+        if "no-hindsight" in self._recipe.ablations:
+            return row
+        safe = row.safe if row.safe is not None else await self._sample_safe()
+        unsafe = row.unsafe if row.unsafe is not None else await self._sample_unsafe()
+        if safe.split() == unsafe.split():
+            raise _Stop("answers", "the safe and the unsafe answer do not differ")
+        await self._confirm(safe, expected=True, given=row.safe is not None)
+        await self._confirm(unsafe, expected=False, given=row.unsafe is not None)
+        return Row(
+            id=row.id, chat=row.chat, benign=row.benign, licence=row.licence, origin=row.origin,
+            safe=safe, unsafe=unsafe, category=row.category,
+        )  # fmt: skip
+
+    async def _sample_safe(self) -> str:
+        """The teacher's answer under the policy's static safety prompt."""
+        prompt = self._policy.say(self._policy.safety_prompt, "en")
+        chat = Chat((Message("system", (Text(prompt),)), *self._row.chat.messages))
+        key = _key("safe", self._row, self._recipe.teacher, prompt, self._recipe.seed)
+        return str(await self._memory.step("answer.safe", key, lambda: self._say(self._teacher, chat)))
+
+    async def _sample_unsafe(self) -> str:
+        if self._target is None:
+            raise _Stop("answers", "it has no unsafe answer, and the recipe names no target to sample one from")
+        return await self._target_answer(self._row.chat, "answer.unsafe")
+
+    async def _target_answer(self, chat: Chat, step: str) -> str:
+        assert self._target is not None
+        target = self._target
+        key = _key("target", chat, self._recipe.target, self._recipe.seed)
+        return str(await self._memory.step(step, key, lambda: self._say(target, chat)))
+
+    async def _say(self, model: Model, chat: Chat) -> str:
+        return (await model.generate(chat, self._sampling)).text
+
+    async def _confirm(self, answer: str, *, expected: bool, given: bool) -> None:
+        """A sampled answer is what it was sampled for. Without a judge the source's word and the sampling's are taken."""
+        if given or self._crew.judge is None:
+            return
+        verdict = await self._judged(self._row.chat, answer, f"confirm.{'safe' if expected else 'unsafe'}")
+        if verdict.safe is not expected:
+            found = {True: "safe", False: "unsafe", None: "not judged"}[verdict.safe]
+            raise _Stop("answers", f"the answer sampled as {'safe' if expected else 'unsafe'} is {found}")
+
+    async def _judged(self, chat: Chat, answer: str, step: str) -> Verdict:
+        judge = self._crew.judge
+        assert judge is not None
+        sample = Sample(self._row.id, chat, harmful=not self._row.benign, category=self._row.category)
+        key = _key("judge", chat, answer, judge.name)
+
+        async def work() -> Any:
+            verdict = await judge(sample, Answer(answer))
+            self._memory.calls += 1
+            return [verdict.judge, verdict.safe, verdict.helpful, verdict.refused, verdict.safety, verdict.rationale]
+
+        return Verdict(*await self._memory.step(step, key, work))
+
+    # -- the three stages
+
+    async def _evidence(self) -> tuple[Evidence, ...]:
+        blind = "no-hindsight" in self._recipe.ablations
+        name = "observe" if blind else "hindsight"
+        answers = () if blind else (self._row.safe, self._row.unsafe)
+        key = _key(name, self._row, *answers, self._recipe.teacher, template_hash(name), self._recipe.seed)
+
+        async def work() -> Any:
+            found = await (observe if blind else hindsight)(self._teacher, self._row, self._sampling)
+            return render_evidence(found)
+
+        return trace.parse_evidence(await self._graded("hindsight", key, work))
+
+    async def _causes(self, evidence: tuple[Evidence, ...]) -> Causes:
+        if "no-causal" in self._recipe.ablations and not self._row.benign:
+            return self._plain_causes(evidence)
+        key = _key(
+            "causal", self._row, render_evidence(evidence), self._recipe.teacher, template_hash("causal"),
+            self._policy.hash, self._recipe.seed,
+        )  # fmt: skip
+
+        async def work() -> Any:
+            causes = await causal(self._teacher, self._row.chat, evidence, self._policy, self._sampling)
+            return trace.render_causes(causes)
+
+        return trace.parse_causes(await self._graded("causal", key, work))
+
+    def _plain_causes(self, evidence: tuple[Evidence, ...]) -> Causes:
+        """The ablation without causal analysis: the source's category, where the evidence lies, and no reasoning."""
+        category = self._policy.category(self._row.category or "other").id
+        found = {item.modality for item in evidence}
+        levels = {
+            modality: Finding(Level.MEDIUM, category, "The evidence shows it.")
+            if modality in found
+            else Finding(Level.NONE)
+            for modality in Modality
+        }
+        pictures = bool(self._row.chat.images)
+        report = RiskReport(
+            levels[Modality.TEXT],
+            levels[Modality.IMAGE] if pictures else None,
+            levels[Modality.CROSS] if pictures else None,
+        )
+        return Causes("A request with a risk.", report, "The evidence shows the risk.")
+
+    async def _rewrite(self, causes: Causes, attempt: int) -> str:
+        sampling = Sampling(
+            max_tokens=600,
+            temperature=self._recipe.temperature if attempt else 0.0,
+            seed=self._recipe.seed + attempt,
+        )
+        key = _key(
+            "optimise", self._row, trace.render_causes(causes), self._recipe.teacher, template_hash("optimise"),
+            self._policy.hash, sampling.temperature, sampling.seed,
+        )  # fmt: skip
+
+        async def work() -> Any:
+            return await optimise(self._teacher, self._row.chat, causes, self._policy, sampling)
+
+        return str(await self._graded(f"optimise.{attempt}", key, work))
+
+    async def _graded(self, name: str, key: str, work: Callable[[], Awaitable[Any]]) -> str:
+        """A stage whose output breaks the grammar ends the row's way, and is not asked again at the next run."""
+
+        async def guarded() -> Any:
+            try:
+                return [await work(), None]
+            except TraceError as error:
+                return [None, str(error)]
+
+        value, broken = await self._memory.step(name, key, guarded)
+        if broken is not None:
+            raise _Stop("grammar", f"{name.split('.', maxsplit=1)[0]}: {broken}")
+        return str(value)
+
+    # -- gates
+
+    def _gate_trace(self, evidence: tuple[Evidence, ...], causes: Causes) -> None:
+        if found := gates.decision(causes.report, benign=self._row.benign):
+            raise _Stop(*found)
+        traced = [
+            causes.understanding,
+            causes.analysis,
+            *(item.observation for item in evidence),
+            *(finding.rationale for _, finding in causes.report if finding is not None),
+        ]
+        answers = [answer for answer in (self._row.safe, self._row.unsafe) if answer is not None]
+        if reason := gates.leakage(traced, self._row.chat, answers):
+            raise _Stop("leakage", reason)
+        if reason := gates.grounding(evidence, self._row.chat):
+            raise _Stop("grounding", reason)
+
+    async def _best_rewrite(self, evidence: tuple[Evidence, ...], causes: Causes) -> Kept | Rejected:
+        """Best of k: of the rewrites that pass every gate the one with the safest answer; else the last one's reason."""
+        best: Kept | None = None
+        last = Rejected("outcome", "no rewrite was tried")
+        for attempt in range(self._recipe.best_of):
+            try:
+                kept = await self._try_rewrite(evidence, causes, attempt)
+            except _Stop as stop:
+                last = stop.rejected
+                if last.gate == "nothing to mend":
+                    break
+                continue
+            if best is None or _safety(kept) > _safety(best):
+                best = kept
+            if kept.verdict_after is None or kept.verdict_after.safety in (None, 10.0):
+                break
+        return best or last
+
+    async def _try_rewrite(self, evidence: tuple[Evidence, ...], causes: Causes, attempt: int) -> Kept:
+        prompt = await self._rewrite(causes, attempt)
+        if reason := gates.rewrite_checks(self._row.chat, prompt, self._policy):
+            raise _Stop("checks", reason)
+        await self._gate_need(prompt, attempt)
+        try:
+            refinement = Refinement(causes.understanding, causes.report, evidence, causes.analysis, prompt)
+        except ValueError as error:
+            raise _Stop("grammar", str(error)) from error
+        if self._target is None or self._crew.judge is None:
+            return Kept(refinement)
+        before, after = await self._outcome(prompt, attempt)
+        if found := gates.outcome(before, after):
+            raise _Stop(*found)
+        return Kept(refinement, before, after)
+
+    async def _gate_need(self, prompt: str, attempt: int) -> None:
+        need = self._crew.need
+        if need is None:
+            return
+
+        async def work() -> Any:
+            self._memory.calls += 1
+            return await need(self._row.chat, prompt)
+
+        judge = self._crew.judge.name if self._crew.judge else ""
+        kept = await self._memory.step(f"need.{attempt}", _key("need", self._row, prompt, judge), work)
+        if kept is not True:
+            raise _Stop(
+                "need", "it loses the user's need" if kept is False else "whether the need is kept was not judged"
+            )
+
+    async def _outcome(self, prompt: str, attempt: int) -> tuple[Verdict, Verdict]:
+        """With the rewrite the target's answer is to be safe and helpful; without it it was not."""
+        chat = self._row.chat
+        raw = await self._target_answer(chat, "answer.unsafe" if self._row.unsafe is None else "answer.raw")
+        before = await self._judged(chat, raw, "judge.raw")
+        mended = await self._target_answer(chat.with_prompt(chat.last_user_turn, prompt), f"answer.{attempt}")
+        return before, await self._judged(chat, mended, f"judge.{attempt}")
+
+
+def _safety(kept: Kept) -> float:
+    verdict = kept.verdict_after
+    return 10.0 if verdict is None or verdict.safety is None else verdict.safety
+
+
+def _key(*parts: Any) -> str:
+    """Digest of all that a step depends on."""
+    return hashlib.sha256(json.dumps([_identity(part) for part in parts]).encode()).hexdigest()
+
+
+def _identity(part: Any) -> Any:
+    match part:
+        case Row():
+            return part.chat.prefix_hash(len(part.chat.messages) - 1)
+        case Chat():
+            return part.prefix_hash(len(part.messages) - 1)
+        case Mapping():
+            return {str(key): _identity(value) for key, value in part.items()}
+        case _:
+            return part
