@@ -8,6 +8,7 @@
     ├── PolicyError           a policy file that cannot be used, with line and reason
     ├── TraceError            a rewriter's output that is not the trace grammar
     ├── ModelError            a model could not be asked, or answered uselessly
+    │   └── CutOffError       an answer that reached the most tokens before its end
     ├── RewriteError          a refined prompt that breaks a check and is therefore not sent
     ├── GuardError            the guard could not judge; the caller decides what a failure means
     └── MissingExtraError     a part that is not installed, and the command that installs it
@@ -47,7 +48,22 @@ class TraceError(VlmguardError):
 
 
 class ModelError(VlmguardError):
-    """A model that could not be asked, or answered uselessly."""
+    """A model that could not be asked, or answered uselessly.
+
+    Args:
+        message: what is wrong and what to do.
+        transient: asking again may help: the server is down, slow, overloaded or broken, and the request is not to blame.
+        retry_after: seconds after which the server asks to be asked again, where it said so.
+    """
+
+    def __init__(self, message: str, *, transient: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.retry_after = retry_after
+
+
+class CutOffError(ModelError):
+    """An answer that reached the most tokens before its end; comes after the last piece of a stream."""
 
 
 class RewriteError(VlmguardError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
 from pathlib import Path
@@ -33,7 +34,9 @@ class Teacher:
         system = chat.messages[0].text
         asked = _asked(chat)
         if "You study" in system:
-            return self._say("hindsight", asked, f'<evidence source="text" modality="text">The words ask to {asked}</evidence>')
+            return self._say(
+                "hindsight", asked, f'<evidence source="text" modality="text">The words ask to {asked}</evidence>'
+            )
         if "You assess" in system:
             return self._say("causal", asked, self._causes(asked))
         if "You rewrite" in system:
@@ -83,16 +86,23 @@ class Judge:
         return chat.prompt in prompt
 
 
-def picture(file: Path, seed: int = 0) -> Path:
-    """A drawn picture, different for every seed."""
+def drawing(seed: int = 0) -> bytes:
+    """A drawn PNG, different for every seed."""
     canvas = Pillow.new("RGB", (64, 64), (255, 255, 255))
-    draw = ImageDraw.Draw(canvas)
+    pen = ImageDraw.Draw(canvas)
     for step in range(12):
-        number = (seed * 7919 + step * 104729) % 4096
+        number = (seed * 7919 + step * 104729 + step * step * seed * 31) % 4096
         x, y = number % 64, number // 64
-        draw.rectangle((x, y, x + 9, y + 9), fill=(number % 251, (number * 3) % 251, (number * 7) % 251))
+        pen.rectangle((x, y, x + 9, y + 9), fill=(number % 251, (number * 3) % 251, (number * 7) % 251))
+    file = io.BytesIO()
+    canvas.save(file, "PNG")
+    return file.getvalue()
+
+
+def picture(file: Path, seed: int = 0) -> Path:
+    """A drawing on disk."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(file)
+    file.write_bytes(drawing(seed))
     return file
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from vlmguard.errors import ModelError, VlmguardError
@@ -28,20 +30,21 @@ async def run_local(
     *,
     tick: Tick = lambda ended: None,
     patience: float = 7200.0,
+    most: int | None = None,
 ) -> None:
-    """Works through all pending rows.
+    """Works through all pending rows, or the first ``most`` of them.
 
     Raises:
         ModelError: a model could not be asked for ``patience`` seconds. What was done is kept.
         StoreError: the disk does not take what is written.
     """
-    rows = store.pending()
+    rows = islice(store.pending(), most)
     outage = _Outage(patience)
 
     async def worker() -> None:
         for id, body in rows:
             ended = await _one(id, body, store, crew, recipe, policy, pictures, outage)
-            _finish(store, id, ended)
+            finish(store, id, ended)
             tick(ended)
 
     try:
@@ -65,70 +68,82 @@ async def _one(
     def save(step: str, key: str, value: Any, seconds: float) -> None:
         store.save_step(id, step, key, value, seconds)
 
-    tries = 0
+    trouble = outage.trouble()
     while True:
         try:
             ended = await work(body, store.steps(id), crew, recipe, policy, pictures, save)
         except ModelError as error:
-            if await outage.met(error):
-                continue
-            tries += 1
-            if tries == _TRIES:
+            if not await trouble.is_worth_another_try(error):
                 return failed(error)
         except StoreError:
             raise
         except (VlmguardError, ValueError, ArithmeticError, LookupError, TypeError) as error:
             return failed(error)  # a poison row: it must not end the run
         else:
-            outage.over()
+            outage.got_through()
             return ended
 
 
-_TRIES = 2
-"""Of a row whose model fails while others get through: then it is the row."""
+FIRST_DELAY = 1.0
+"""Seconds before a row is tried again; each next time twice as long, up to a minute."""
 
 
 class _Outage:
-    """Tells a row that cannot be answered from a model that answers nobody; in an outage all wait, one probes."""
+    """Tells a row that its model cannot answer from a model that answers nobody.
 
-    _ENOUGH = 8
-    """Failures in a row, over all rows, that make an outage."""
+    Args:
+        patience: seconds that nobody may get through before the run stops.
+    """
 
     def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._failures = 0
-        self._since: float | None = None
-        self._delay = 1.0
-        self._turn = asyncio.Lock()
+        self.patience = patience
+        self.through = 0
+        self.last = time.monotonic()
 
-    def over(self) -> None:
-        """A row got through."""
-        self._failures, self._since, self._delay = 0, None, 1.0
+    def got_through(self) -> None:
+        """A row came to its end."""
+        self.through += 1
+        self.last = time.monotonic()
 
-    def _begun(self) -> float | None:
-        return self._since
+    def trouble(self) -> _Trouble:
+        """For one row."""
+        return _Trouble(self)
 
-    async def met(self, error: ModelError) -> bool:
-        """Counts a failure. In an outage waits for the turn to probe and says True: try the same row again."""
-        self._failures += 1
-        if self._failures < self._ENOUGH:
+
+class _Trouble:
+    """What one row met."""
+
+    _TRIES = 2
+
+    def __init__(self, outage: _Outage) -> None:
+        self._outage = outage
+        self._through: int | None = None
+        self._tries = 0
+        self._delay = FIRST_DELAY
+
+    async def is_worth_another_try(self, error: ModelError) -> bool:
+        """Waits, and says True, as long as it may be the model. It is the row when the model says so, or when it failed twice
+        while others got through. Raises ``ModelError`` when nobody got through for too long.
+        """
+        self._tries += 1
+        if not error.transient:
             return False
-        self._since = self._since or time.monotonic()
-        async with self._turn:
-            since = self._begun()
-            if since is None:  # it ended while we waited
-                return True
-            if time.monotonic() - since > self._patience:
-                raise ModelError(
-                    f"no row got through for {self._patience:.0f} s, the last error: {error}. "
-                    "What was done is kept: mend the model's server and run again"
-                ) from error
-            await asyncio.sleep(self._delay)
-            self._delay = min(60.0, self._delay * 2)
+        if self._through is None:
+            self._through = self._outage.through
+        elif self._tries >= self._TRIES and self._outage.through > self._through:
+            return False
+        away = time.monotonic() - self._outage.last
+        if away > self._outage.patience:
+            raise ModelError(
+                f"no row got through for {away:.0f} s, the last error: {error}. "
+                "What was done is kept: mend the model's server and run again"
+            ) from error
+        await asyncio.sleep(self._delay * (0.5 + random.random()))
+        self._delay = min(60.0, self._delay * 2)
         return True
 
 
-def _finish(store: Store, id: str, ended: dict[str, Any]) -> None:
+def finish(store: Store, id: str, ended: dict[str, Any]) -> None:
     """A row and its twin in one transaction."""
     store.begin()
     store.finish(id, ended["state"], gate=ended["gate"], reason=ended["reason"], result=ended["result"])

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmguard import trace
 from vlmguard.errors import MissingExtraError
-from vlmguard.jsonl import Appender
+from vlmguard.jsonl import Appender, read_rows
 from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.rows import from_json, text_key
 from vlmguard.synth.store import KEPT, REJECTED, Store, Stored
 from vlmguard.synth.teaching import template_hash
-from vlmguard.types import Chat, Refinement
+from vlmguard.types import Chat, Image, Message, Refinement, Text
 
 ROWS_PER_SHARD = 2_000
 """At 100 KB a picture a shard has about 200 MB."""
@@ -248,17 +248,15 @@ def _schema(pyarrow: Any) -> Any:
     )  # fmt: skip
 
 
-def training_rows(file: Path, rewriter_chat: Any) -> Iterator[dict[str, Any]]:
-    """TRL's ``prompt``/``completion``/``images`` rows of an exported ``data.jsonl``.
+def training_rows(folder: Path, rewriter_input: Callable[[Chat], Chat]) -> Iterator[dict[str, Any]]:
+    """TRL's ``prompt``/``completion``/``images`` rows of an exported dataset.
 
-    ``rewriter_chat`` turns a chat into the rewriter's input: the very function that serving uses.
+    ``rewriter_input`` turns a chat into the rewriter's input: the very function that serving uses.
     """
-    from vlmguard.jsonl import read_rows
-
-    pictures = PictureStore(file.parent / "pictures")
-    for row in read_rows(file):
+    pictures = PictureStore(folder / "pictures")
+    for row in read_rows(folder / "data.jsonl"):
         body = row | {"licence": "", "origin": "", "safe": None, "unsafe": None}
-        chat: Chat = rewriter_chat(from_json(body, pictures).chat)
+        chat = rewriter_input(from_json(body, pictures).chat)
         yield {
             "id": row["id"],
             "split": row["split"],
@@ -268,9 +266,29 @@ def training_rows(file: Path, rewriter_chat: Any) -> Iterator[dict[str, Any]]:
         }
 
 
-def _contents(message: Any) -> list[dict[str, str]]:
-    from vlmguard.types import Image
-
+def _contents(message: Message) -> list[dict[str, str]]:
     return [
-        {"type": "image"} if isinstance(part, Image) else {"type": "text", "text": part.text} for part in message.parts
+        {"type": "image", "text": ""} if isinstance(part, Image) else {"type": "text", "text": part.text}
+        for part in message.parts
+        if isinstance(part, Image | Text)
     ]
+
+
+def export_trl(folder: Path, rewriter_input: Callable[[Chat], Chat]) -> int:
+    """Writes ``trl/{train,validation}.parquet``; returns how many rows. Loads with ``datasets.load_dataset("parquet", …)``."""
+    pyarrow, parquet = _arrow()
+    text = pyarrow.string()
+    part = pyarrow.struct([("type", text), ("text", text)])
+    turns = pyarrow.list_(pyarrow.struct([("role", text), ("content", pyarrow.list_(part))]))
+    images = pyarrow.list_(pyarrow.struct([("bytes", pyarrow.binary()), ("path", text)]))
+    schema = pyarrow.schema([("id", text), ("prompt", turns), ("completion", turns), ("images", images)])
+    (folder / "trl").mkdir(exist_ok=True)
+    files = {name: folder / "trl" / f"{name}.parquet" for name in ("train", "validation")}
+    writers = {name: parquet.ParquetWriter(file, schema, compression="zstd") for name, file in files.items()}
+    count = 0
+    for row in training_rows(folder, rewriter_input):
+        writers[row.pop("split")].write_table(pyarrow.Table.from_pylist([row], schema=schema))
+        count += 1
+    for writer in writers.values():
+        writer.close()
+    return count

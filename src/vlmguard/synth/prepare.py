@@ -96,23 +96,23 @@ def _admit(
     store.add(row.id, body)
 
 
-def _repeats(apart: Index, hashes: list[int], words: str) -> str:
+def _repeats(apart: Index, hashes: list[bytes], words: str) -> str:
     for bits in hashes:
         if match := apart.find_image(bits):
-            return f"its picture is {match.known} of an evaluation set ({match.distance:.0f} of 64 bits differ)"
+            return f"its picture is {match.known} of an evaluation set ({match.distance:.0f} of 256 bits differ)"
     if len(words.split()) >= _LEAST_WORDS and (match := apart.find_text(minhash(words))):
         return f"its text is {match.known} of an evaluation set (distance {match.distance:.2f})"
     return ""
 
 
-def _is_duplicate(seen: Index, row: Row, hashes: list[int], words: str) -> str:
+def _is_duplicate(seen: Index, row: Row, hashes: list[bytes], words: str) -> str:
     """The same words about the same pictures. Makes the row known when it is none."""
     clusters = []
     for bits in hashes:
         match = seen.find_image(bits)
         if match is None:
-            seen.add_image(bits, f"{bits:016x}")
-        clusters.append(f"{bits:016x}" if match is None else match.known)
+            seen.add_image(bits, bits.hex())
+        clusters.append(bits.hex() if match is None else match.known)
     signature = minhash(words, " ".join(clusters))
     if match := seen.find_text(signature):
         return f"it repeats {match.known} (distance {match.distance:.2f})"

@@ -36,7 +36,7 @@ async def work(
     row = from_json(body, pictures)
     ended = await synthesise(row, crew, recipe, policy, memory)
     twin = None
-    if recipe.writes_twins and not row.benign and row.chat.images:
+    if recipe.writes_twins and not row.benign:
         try:
             twin = to_json(await make_twin(row, crew, recipe, memory), pictures) | {"twin": True}
         except TraceError:
