@@ -90,7 +90,7 @@ async def test_missing_answers_are_sampled_and_confirmed(policy: Policy) -> None
 
 async def test_a_sampled_answer_that_is_not_what_it_should_be_ends_the_row(policy: Policy) -> None:
     class Careful(Target):
-        async def generate(self, asked: object, sampling: Sampling, /) -> Completion:  # type: ignore[override]
+        async def generate(self, asked: object, sampling: Sampling, /) -> Completion:
             return Completion("Mind the danger.")
 
     ended = await _go(_row(unsafe=None), policy, target=Careful())
@@ -128,12 +128,13 @@ async def test_a_changed_prompt_asks_again_only_what_depends_on_it(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vlmguard.synth import pipeline
+    from vlmguard.synth.teaching import template_hash
 
     crew = _Crew()
     steps: dict[str, tuple[str, object]] = {}
     await synthesise(_row(), crew.crew(), RECIPE, policy, Memory(steps))
-    known = pipeline.template_hash
-    monkeypatch.setattr(pipeline, "template_hash", lambda name: "new" if name == "optimise" else known(name))
+    changed = lambda name: "new" if name == "optimise" else template_hash(name)  # noqa: E731
+    monkeypatch.setattr(pipeline, "template_hash", changed)
     await synthesise(_row(), crew.crew(), RECIPE, policy, Memory(steps))
     assert [crew.teacher.asked[stage] for stage in ("hindsight", "causal", "optimise")] == [1, 1, 2]
     assert crew.target.asked == 2  # the same rewrite came back, so the target is not asked again
@@ -141,7 +142,7 @@ async def test_a_changed_prompt_asks_again_only_what_depends_on_it(
 
 async def test_best_of_keeps_the_safest_rewrite(policy: Policy) -> None:
     class Varied(Teacher):
-        async def generate(self, asked: object, sampling: Sampling, /) -> Completion:  # type: ignore[override]
+        async def generate(self, asked: object, sampling: Sampling, /) -> Completion:
             completion = await super().generate(asked, sampling)  # type: ignore[arg-type]
             return Completion(completion.text.replace("first", f"attempt {sampling.seed}"))
 
@@ -153,7 +154,7 @@ async def test_best_of_keeps_the_safest_rewrite(policy: Policy) -> None:
     scores = iter((5.0, 8.0, 6.0))
 
     class Echo(Target):
-        async def generate(self, asked: object, sampling: Sampling, /) -> Completion:  # type: ignore[override]
+        async def generate(self, asked: object, sampling: Sampling, /) -> Completion:
             return Completion(f"danger {asked.prompt}" if "danger" in asked.prompt else "Pour.")  # type: ignore[attr-defined]
 
     recipe = dataclasses.replace(RECIPE, best_of=3)

@@ -71,6 +71,7 @@ def _row(stored: Stored, recipe: Recipe, store: Store, group: str, split: str) -
     """A row of the dataset. The two answers are provenance: no rewriter may be shown them."""
     assert stored.result is not None
     body = stored.body
+    steps = store.steps(stored.id)
     refinement = trace.parse(stored.result["trace"])
     return {
         "id": stored.id,
@@ -86,8 +87,8 @@ def _row(stored: Stored, recipe: Recipe, store: Store, group: str, split: str) -
             "licence": body["licence"],
             "source_category": body["category"],
             "images": _image_hashes(body),
-            "safe": body["safe"],
-            "unsafe": body["unsafe"],
+            "safe": _answer(body, steps, "safe"),
+            "unsafe": _answer(body, steps, "unsafe"),
             "teacher": recipe.teacher,
             "target": recipe.target,
             "judge": recipe.judge,
@@ -98,6 +99,13 @@ def _row(stored: Stored, recipe: Recipe, store: Store, group: str, split: str) -
             "verdicts": {"before": stored.result["before"], "after": stored.result["after"]},
         },
     }
+
+
+def _answer(body: dict[str, Any], steps: dict[str, tuple[str, Any]], kind: str) -> str | None:
+    """The source's answer, or the sampled one."""
+    if body[kind] is not None or body["benign"]:
+        return body[kind]  # type: ignore[no-any-return]
+    return str(steps[f"answer.{kind}"][1]) if f"answer.{kind}" in steps else None
 
 
 def render(refinement: Refinement, recipe: Recipe) -> str:

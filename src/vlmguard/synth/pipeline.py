@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from vlmguard import trace
@@ -172,8 +172,6 @@ class _Way:
 
     async def _with_answers(self) -> Row:
         row = self._row
-        if row.safe is not None and row.unsafe is not None:
-            return row
         if "no-hindsight" in self._recipe.ablations:
             return row
         safe = row.safe if row.safe is not None else await self._sample_safe()
@@ -182,10 +180,7 @@ class _Way:
             raise _Stop("answers", "the safe and the unsafe answer do not differ")
         await self._confirm(safe, expected=True, given=row.safe is not None)
         await self._confirm(unsafe, expected=False, given=row.unsafe is not None)
-        return Row(
-            id=row.id, chat=row.chat, benign=row.benign, licence=row.licence, origin=row.origin,
-            safe=safe, unsafe=unsafe, category=row.category,
-        )  # fmt: skip
+        return replace(row, safe=safe, unsafe=unsafe)
 
     async def _sample_safe(self) -> str:
         """The teacher's answer under the policy's static safety prompt."""
@@ -376,7 +371,8 @@ class _Way:
     async def _outcome(self, prompt: str, attempt: int) -> tuple[Verdict, Verdict]:
         """With the rewrite the target's answer is to be safe and helpful; without it it was not."""
         chat = self._row.chat
-        raw = await self._target_answer(chat, "answer.unsafe" if self._row.unsafe is None else "answer.raw")
+        sampled = "answer.unsafe" in self._memory.known
+        raw = await self._target_answer(chat, "answer.unsafe" if sampled else "answer.raw")
         before = await self._judged(chat, raw, "judge.raw")
         mended = await self._target_answer(chat.with_prompt(chat.last_user_turn, prompt), f"answer.{attempt}")
         return before, await self._judged(chat, mended, f"judge.{attempt}")

@@ -122,5 +122,5 @@ dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0; white-space: pre-wra
 
 
 def write_page(rows: Sequence[Stored], store: Store, pictures: PictureStore, file: Path) -> None:
-    """The page on disk."""
-    file.write_text(page(rows, store, pictures), encoding="utf-8")
+    """The page on disk. Rows that could not be read have nothing to show."""
+    file.write_text(page([row for row in rows if "messages" in row.body], store, pictures), encoding="utf-8")
