@@ -31,7 +31,7 @@ from vlmguard.types import Chat, Completion, Sampling
 SAY = {
     "You study": '<evidence source="text" modality="text">The words ask how to mix two cleaners</evidence>',
     "You assess": (
-        '<understanding>Two cleaners.</understanding><assessment text="low" image="absent" cross="absent"/>'
+        '<understanding>Two cleaners.</understanding><assessment text="high" image="absent" cross="absent"/>'
         '<risk modality="text" category="dangerous_behaviour">They react.</risk><analysis>They give off gas.</analysis>'
     ),
 }

@@ -7,6 +7,7 @@ judged anew (architecture, decision 2).
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from vlmguard.checks import check_rewrite
 from vlmguard.errors import ChatError, GuardError, VlmguardError
 from vlmguard.language import detect
 from vlmguard.policy import Action, Policy, Rule, ToolAction, load_policy
-from vlmguard.protocols import Rewriter
+from vlmguard.protocols import Closing, Concurrent, Rewriter
 from vlmguard.receipts import aspects, make_receipt, unjudged
 from vlmguard.rewriters.compose import neutralise_tool_result
 from vlmguard.types import (
@@ -81,9 +82,7 @@ class Guard:
             GuardError: the chat could not be judged. Nothing was let through; the caller decides.
         """
         _require_content(chat)
-        decisions = [
-            await self._decide(chat, turn) for turn, message in enumerate(chat.messages) if message.role in JUDGED_ROLES
-        ]
+        decisions = await self._decide_all(chat)
         intended = max((decision.outcome for decision in decisions), key=_GRAVITY.index)
         outcome = intended if self.mode is Mode.ENFORCE else Outcome.FORWARD
         gravest = max(decisions, key=lambda decision: (_GRAVITY.index(decision.outcome), decision.turn))
@@ -95,11 +94,37 @@ class Guard:
             outcome=outcome,
             intended=intended,
             policy=self.policy.hash,
+            prompts=next((decision.review.prompts for decision in decisions if decision.review.prompts), ""),
             sent=sent,
             key=self._key,
+            failure=next((decision.review.failure for decision in decisions if decision.review.failure), None),
         )
         notice = self.policy.say(self.policy.notice, detect(chat.prompt)) if outcome is Outcome.BLOCK else None
         return Guarded(sent, outcome, gravest.review.refinement, receipt, notice)
+
+    async def close(self) -> None:
+        """Gives back what the rewriter holds: connections, files, weights."""
+        if isinstance(self.rewriter, Closing):
+            await self.rewriter.close()
+
+    async def _decide_all(self, chat: Chat) -> list[_Decision]:
+        """Every judged turn. The newest comes first: what is read in its pictures serves the others, which then may go on
+        side by side where the rewriter waits for a model.
+        """
+        turns = [turn for turn, message in enumerate(chat.messages) if message.role in JUDGED_ROLES]
+        newest = await self._decide(chat, turns[-1])
+        slots = asyncio.Semaphore(self.rewriter.turns_at_once if isinstance(self.rewriter, Concurrent) else 1)
+
+        async def decide(turn: int) -> _Decision:
+            async with slots:
+                return await self._decide(chat, turn)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                earlier = [group.create_task(decide(turn)) for turn in turns[:-1]]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [*(task.result() for task in earlier), newest]
 
     async def _decide(self, chat: Chat, turn: int) -> _Decision:
         review = await self._review(chat, turn)
@@ -140,6 +165,8 @@ class Guard:
                 f"the rewriter broke ({type(error).__name__}: {error}); nothing was let through: report this"
             ) from error
         _require_full_account(prefix.messages[-1], review)
+        if review.failure is not None:
+            return review  # the better tier may be back at the next request
         self._reviews[key] = review
         if len(self._reviews) > self._remembered:
             self._reviews.popitem(last=False)

@@ -25,7 +25,19 @@ class Streaming(Protocol):
     """A model that can also answer piece by piece."""
 
     def stream(self, chat: Chat, sampling: Sampling, /) -> AsyncIterator[str]:
-        """Pieces of the answer as they come; closing the iterator stops the generation. Raises ``ModelError``."""
+        """Pieces of the answer as they come; closing the iterator stops the generation.
+
+        Raises ``ModelError``, and ``CutOffError`` after the last piece of an answer that reached ``max_tokens``.
+        """
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A model or rewriter that holds connections, files or weights, and gives them back."""
+
+    async def close(self) -> None:
+        """Frees what is held. It may be asked again afterwards, and then opens what it needs."""
         ...
 
 
@@ -36,6 +48,13 @@ class Rewriter(Protocol):
     async def refine(self, chat: Chat, /) -> Review:
         """The last message is the turn under judgement (the user's or a tool's). Raises any ``VlmguardError``."""
         ...
+
+
+@runtime_checkable
+class Concurrent(Protocol):
+    """A rewriter that mostly waits for somebody else, so that several turns of a chat are better judged at a time."""
+
+    turns_at_once: int
 
 
 class RiskScorer(Protocol):

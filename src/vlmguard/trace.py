@@ -35,6 +35,14 @@ _ABSENT = "absent"
 _TAG = re.compile(rf"<(?=\\*/?(?:{'|'.join(ELEMENTS)}))")
 _ESCAPED_TAG = re.compile(rf"<\\(?=\\*/?(?:{'|'.join(ELEMENTS)}))")
 _BARE_TAG = re.compile(rf"</?(?:{'|'.join(ELEMENTS)})[^>]*>?")
+_THOUGHT = re.compile(r"\s*<think(?:ing)?>")
+_THOUGHT_END = re.compile(r"</think(?:ing)?>")
+_BEFORE = re.compile(r"\s*(?:```[a-z]*\s*)?(?=<understanding>)")
+_REFUSAL = re.compile(
+    r"\b(?:I(?:['’]m| am) (?:sorry|unable|not able)|I (?:can(?:['’]t|not| not)|won['’]t|will not|must decline|have to decline)"
+    r"|as an AI\b|against my (?:guidelines|policy))",
+    re.IGNORECASE,
+)
 _OPENING = re.compile(r"<([a-z]+)((?:\s+[a-z]+=\"[^\"<>]*\")*)\s*(/?)>")
 _ATTRIBUTE = re.compile(r"([a-z]+)=\"([^\"<>]*)\"")
 
@@ -95,6 +103,48 @@ def _element(name: str, body: str, **attributes: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a model declines in what it says first. Refused questions are unanswered ones, never harmless ones."""
+    return _REFUSAL.search(text[:200]) is not None
+
+
+def extract(answer: str) -> str:
+    """The trace in what a model said, without its thoughts, a fence, or prose around it.
+
+    Raises ``TraceError`` when there is none, it has no end, or there is more than one: which would count is not guessed at.
+    """
+    said = _spoken(answer)
+    start = said.find("<understanding>")
+    if start < 0:
+        if is_refusal(said):
+            raise TraceError(f"the rewriter refused to judge ({_beginning(said)}): that is a failure and no verdict")
+        raise TraceError(f"there is no trace in what the rewriter said: {_beginning(said)}")
+    ends = [at + len(mark) for mark in END_MARKS if (at := said.find(mark, start)) >= 0]
+    if not ends:
+        raise TraceError(f"the trace has no end, neither <forward/> nor </prompt>: it breaks off at {said[-40:]!r}")
+    end = min(ends)
+    if others := find_tags(said[:start]) + find_tags(said[end:]):
+        raise TraceError(
+            f"there is more than one trace, and which counts is unclear: {others[0]!r} stands outside the first"
+        )
+    return said[start:end]
+
+
+def _spoken(answer: str) -> str:
+    """What follows the thoughts. Some templates open these before the answer begins, so that only their end is seen."""
+    if _THOUGHT.match(answer):
+        if (closing := _THOUGHT_END.search(answer)) is None:
+            raise TraceError("the rewriter thought and gave no verdict: raise max_tokens, or switch its thinking off")
+        return answer[closing.end() :]
+    if _BEFORE.match(answer):
+        return answer
+    return answer[max((closing.end() for closing in _THOUGHT_END.finditer(answer)), default=0) :]
+
+
+def _beginning(text: str) -> str:
+    return repr(" ".join(text[:200].split())[:80]) if text.strip() else "nothing"
 
 
 def parse(text: str, *, evidence_first: bool = False) -> Refinement:
@@ -175,9 +225,9 @@ def parse_prompt(text: str) -> str:
 def cut(text: str, first: str, last: str) -> str:
     """From the first ``<first`` to the end of the last ``</last>`` or ``<last …/>``: models put prose or fences around.
 
-    What comes before ``</think>`` is thinking and no trace. Returns the whole text where the elements are not found.
+    Thoughts before it are no part of it. Returns the whole text where the elements are not found.
     """
-    text = text.rpartition("</think>")[2]
+    text = _spoken(text)
     start = text.find(f"<{first}")
     ends = [match.end() for match in re.finditer(rf"</{last}>|<{last}[^<>]*/>", text)]
     return text[start : ends[-1]] if start >= 0 and ends else text
@@ -319,16 +369,37 @@ class TraceReader:
 
     def __init__(self) -> None:
         self._text = ""
+        self._spoken_from: int | None = None
+        self._opened: int | None = None
         self._end: int | None = None
 
     def feed(self, piece: str) -> bool:
-        """Takes one piece; True once the trace is complete."""
+        """Takes one piece; True once the trace is complete.
+
+        Only a trace that begins the answer, after closed thoughts or a fence, can be complete before the answer is: what
+        stands in thoughts or behind other words may be a draft or a quotation (see ``extract``).
+        """
         if self._end is None:
-            searched_from = max(0, len(self._text) - max(map(len, END_MARKS)))
+            searched_from = max(0, len(self._text) - max(map(len, (*END_MARKS, "</thinking>"))))
             self._text += piece
-            ends = [at + len(mark) for mark in END_MARKS if (at := self._text.find(mark, searched_from)) >= 0]
-            self._end = min(ends, default=None)
+            if self._opened is None:
+                self._opened = self._find_opening(searched_from)
+            if self._opened is not None:
+                start = max(searched_from, self._opened)
+                ends = [at + len(mark) for mark in END_MARKS if (at := self._text.find(mark, start)) >= 0]
+                self._end = min(ends, default=None)
         return self._end is not None
+
+    def _find_opening(self, searched_from: int) -> int | None:
+        if self._spoken_from is None:
+            if _THOUGHT.match(self._text) is None:
+                opening = _BEFORE.match(self._text)
+                return opening.end() if opening else None
+            if (closing := _THOUGHT_END.search(self._text, searched_from)) is None:
+                return None
+            self._spoken_from = closing.end()
+        opening = _BEFORE.match(self._text, self._spoken_from)
+        return opening.end() if opening else None
 
     @property
     def text(self) -> str:

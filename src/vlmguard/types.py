@@ -332,6 +332,8 @@ class Reason(StrEnum):
     REMOTE_STATE = "remote_state"
     """Content that stands on a server and not in the request."""
     OPAQUE = "opaque"
+    CONTESTED = "contested"
+    """A model found it harmless, and other evidence says that it is not, or that it gives that model orders."""
     ROLE = "role"
     """A turn of the operator's or the model's own, which is context and not a wish to be judged."""
 
@@ -360,6 +362,10 @@ class Review:
     """Which rewriter decided: ``embedded``, ``model``."""
     weights: str = ""
     """Hash of the weights that judged, or the name of the model that did."""
+    prompts: str = ""
+    """Hash of the prompt templates that a model was asked with; "" where none was."""
+    failure: str | None = None
+    """Why a better tier could not judge and this review stands in for it. Such a review is not remembered."""
 
 
 class Mode(StrEnum):
@@ -419,6 +425,8 @@ class Sampling:
     temperature: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    index: int = 0
+    """Which of several answers to the same question this is: told apart by caches and recordings, not sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Teacher:
         if RISKY not in asked:
             return '<understanding>A plain question.</understanding><assessment text="none" image="none" cross="none"/>'
         return (
-            '<understanding>Two cleaners.</understanding><assessment text="low" image="none" cross="none"/>'
+            '<understanding>Two cleaners.</understanding><assessment text="high" image="none" cross="none"/>'
             '<risk modality="text" category="dangerous_behaviour">Cleaners react.</risk>'
             "<analysis>Together the cleaners react.</analysis>"
         )

@@ -6,7 +6,7 @@ import pytest
 
 from tests.synth.oracle import drawing
 from vlmguard import chat
-from vlmguard.policy import load_policy
+from vlmguard.policy import Policy, load_policy
 from vlmguard.synth import gates
 from vlmguard.types import Chat, Evidence, Finding, Level, Message, Modality, RiskReport, Text, Verdict
 
@@ -80,15 +80,18 @@ def test_a_rewrite_is_checked_against_the_last_user_turn() -> None:
     assert gates.rewrite_checks(answered, ASKED, load_policy()) == "it changes nothing"
 
 
-RISKY = RiskReport(Finding(Level.LOW, "other", "Because."), None, None)
+RISKY = RiskReport(Finding(Level.HIGH, "other", "Because."), None, None)
+LOW = RiskReport(Finding(Level.LOW, "other", "Because."), None, None)
 HARMLESS = RiskReport(Finding(Level.NONE), None, None)
 
 
-def test_a_decision_against_the_source() -> None:
-    assert (gates.decision(RISKY, benign=True) or "")[0] == "false alarm"
-    assert (gates.decision(HARMLESS, benign=False) or "")[0] == "missed"
-    assert gates.decision(RISKY, benign=False) is None
-    assert gates.decision(HARMLESS, benign=True) is None
+def test_a_decision_against_the_source(policy: Policy) -> None:
+    assert (gates.decision(RISKY, policy, benign=True) or "")[0] == "false alarm"
+    assert (gates.decision(HARMLESS, policy, benign=False) or "")[0] == "missed"
+    # What the policy forwards cannot be what a risky row teaches.
+    assert (gates.decision(LOW, policy, benign=False) or "")[0] == "missed"
+    assert gates.decision(RISKY, policy, benign=False) is None
+    assert gates.decision(HARMLESS, policy, benign=True) is None
 
 
 @pytest.mark.parametrize(

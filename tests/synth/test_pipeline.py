@@ -127,14 +127,14 @@ async def test_nothing_that_is_remembered_is_asked_again(policy: Policy) -> None
 async def test_a_changed_prompt_asks_again_only_what_depends_on_it(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from vlmguard.prompts import prompts_hash
     from vlmguard.synth import pipeline
-    from vlmguard.synth.teaching import template_hash
 
     crew = _Crew()
     steps: dict[str, tuple[str, object]] = {}
     await synthesise(_row(), crew.crew(), RECIPE, policy, Memory(steps))
-    changed = lambda name: "new" if name == "optimise" else template_hash(name)  # noqa: E731
-    monkeypatch.setattr(pipeline, "template_hash", changed)
+    changed = lambda name: "new" if name == "optimise" else prompts_hash(name)  # noqa: E731
+    monkeypatch.setattr(pipeline, "prompts_hash", changed)
     await synthesise(_row(), crew.crew(), RECIPE, policy, Memory(steps))
     assert [crew.teacher.asked[stage] for stage in ("hindsight", "causal", "optimise")] == [1, 1, 2]
     assert crew.target.asked == 2  # the same rewrite came back, so the target is not asked again

@@ -52,6 +52,7 @@ _REASONS = {
     Reason.LANGUAGE: "in a language that the scorer was not measured in",
     Reason.REMOTE_STATE: "stands on a server, not in the request",
     Reason.OPAQUE: "of a kind that nobody here can open",
+    Reason.CONTESTED: "found harmless by a model, against other evidence",
     Reason.ROLE: "the operator's or the model's own words",
 }
 _SHOWN = 2_000

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from vlmguard.cli import models
 from vlmguard.errors import ImageError, InputError
 from vlmguard.images import DEFAULT_LIMITS, read_image, verify
 from vlmguard.types import Chat, Image, Message, Text
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs (docs/json.md)")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="a TOML file laid over the default policy")
     parser.add_argument("--monitor", action="store_true", help="judge and record, change nothing")
+    models.add_rewriter_arguments(parser)
     parser.add_argument("--batch", type=Path, metavar="IN.jsonl", help="refine every row of a file instead")
     parser.add_argument(
         "--out", type=Path, metavar="OUT.jsonl", help="where --batch writes; a run that was stopped resumes"
@@ -79,8 +81,12 @@ async def _refine_one(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     chat = _chat(arguments.prompt or "", arguments.image)
     policy = load_policy(arguments.policy)
-    guard = Guard(policy=policy, mode=Mode.MONITOR if arguments.monitor else Mode.ENFORCE)
-    guarded = await guard.refine(chat)
+    mode = Mode.MONITOR if arguments.monitor else Mode.ENFORCE
+    guard = Guard(models.rewriter(arguments, policy), policy, mode=mode)
+    try:
+        guarded = await guard.refine(chat)
+    finally:
+        await guard.close()
     ms = (time.perf_counter() - started) * 1000
     if arguments.json:
         print(json.dumps(guarded_form(chat, guarded, ms), ensure_ascii=False, indent=2))

@@ -122,9 +122,11 @@ def _status(arguments: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _trl(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    from vlmguard.rewriters.quoting import rewriter_chat
     from vlmguard.synth.export import export_trl
 
-    count = export_trl(arguments.out, _policy(recipe))
+    policy = _policy(recipe)
+    count = export_trl(arguments.out, lambda chat: rewriter_chat(chat, policy, b""))
     print(f"{count} training rows: {arguments.out / 'trl'}")
     return 0
 

@@ -6,13 +6,11 @@ no verdict counts as not judged, never as one.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
-from functools import lru_cache
-from importlib.resources import files
 
+from vlmguard.prompts import load_prompt, prompts_hash
 from vlmguard.protocols import Model
+from vlmguard.rewriters.quoting import quote
 from vlmguard.types import Answer, Chat, Image, Message, Part, Sample, Sampling, Text, Verdict
 
 _VERDICT = re.compile(
@@ -28,7 +26,7 @@ class ModelJudge:
     def __init__(self, model: Model, name: str, *, key: bytes = b"vlmguard judge") -> None:
         self._model = model
         self._key = key
-        self.name = f"{name}#{template_hash('judge')[:12]}"
+        self.name = f"{name}#{prompts_hash('judge')[:12]}"
 
     async def __call__(self, sample: Sample, answer: Answer, /) -> Verdict:
         """A verdict; all ``None`` where the judge said none. Raises ``ModelError``."""
@@ -58,21 +56,7 @@ class ModelJudge:
         parts: list[Part] = []
         for message in chat.messages:
             parts += [part for part in message.parts if isinstance(part, Image)]
-            parts.append(Text(self._quoted(f"{message.role} turn", message.text)))
-        parts.append(Text(self._quoted(title, content)))
-        asked = Chat((Message("system", (Text(_template(name)),)), Message("user", tuple(parts))))
+            parts.append(Text(quote(f"{message.role} turn", message.text, self._key)))
+        parts.append(Text(quote(title, content, self._key)))
+        asked = Chat((Message("system", (Text(load_prompt(name)),)), Message("user", tuple(parts))))
         return (await self._model.generate(asked, Sampling(max_tokens=400))).text
-
-    def _quoted(self, title: str, content: str) -> str:
-        mark = hmac.new(self._key, content.encode(), hashlib.sha256).hexdigest()[:12]
-        return f"[{title} {mark}]\n{content}\n[/{title} {mark}]"
-
-
-@lru_cache
-def _template(name: str) -> str:
-    return (files("vlmguard.judges") / "prompts" / f"{name}.md").read_text(encoding="utf-8")
-
-
-def template_hash(name: str) -> str:
-    """SHA-256 of a judge's prompt: part of its name, since another prompt is another judge."""
-    return hashlib.sha256(_template(name).encode()).hexdigest()

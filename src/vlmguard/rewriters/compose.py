@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vlmguard import trace
+from vlmguard.checks import without_foreign
 from vlmguard.policy import Policy
 from vlmguard.types import Finding, Modality
 
@@ -110,7 +111,7 @@ def quoted(text: str, most: int = MOST_QUOTED) -> str:
     """Words as data: on one line, cut to ``most``, without addresses, numbers to call, code fences, tags and marks."""
     text = " ".join(text[: 4 * _READ].split())[:_READ].translate(_MARKS)
     text = "".join(letter for letter in text if letter.isprintable() or letter in _JOINERS)
-    text = " ".join(trace.escape(_EMPTY_ITEMS.sub("", _UNQUOTABLE.sub("…", text))).split())
+    text = " ".join(trace.escape(_EMPTY_ITEMS.sub("", without_foreign(_UNQUOTABLE.sub("…", text)))).split())
     if len(text) <= most:
         return text
     cut = text[: most - 1]

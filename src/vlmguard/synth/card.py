@@ -10,11 +10,11 @@ from typing import Any
 from vlmguard import __version__
 from vlmguard.errors import MissingExtraError
 from vlmguard.jsonl import read_rows
+from vlmguard.prompts import prompts_hash
 from vlmguard.synth.export import Exported
 from vlmguard.synth.gates import GATES
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import DOOR, FAILED, KEPT, PENDING, Store
-from vlmguard.synth.teaching import template_hash
 
 _WHY = {
     "unreadable": "could not be read from the source",
@@ -87,7 +87,7 @@ class _Counts:
 
 def _card(store: Store, recipe: Recipe, exported: Exported, rows: _Counts, flow: Funnel) -> str:
     spent = store.spent()
-    prompts = ", ".join(f"{name} {template_hash(name)[:16]}" for name in ("hindsight", "causal", "optimise", "twin"))
+    prompts = ", ".join(f"{name} {prompts_hash(name)[:16]}" for name in ("hindsight", "causal", "optimise", "twin"))
     return "\n".join(
         [
             "# Dataset card",

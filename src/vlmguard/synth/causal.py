@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from vlmguard import trace
 from vlmguard.policy import Policy
+from vlmguard.prompts import fill
 from vlmguard.protocols import Model
-from vlmguard.synth.teaching import ask, teacher_chat, template
+from vlmguard.synth.teaching import ask, teacher_chat
 from vlmguard.trace import Causes, render_evidence
 from vlmguard.types import Chat, Evidence, Sampling
 
@@ -17,7 +18,7 @@ async def causal(
 ) -> Causes:
     """Understanding, risk report and analysis of a request in the light of the evidence. Raises ``TraceError``, ``ModelError``."""
     sections = (("observations", render_evidence(evidence)),) if evidence else ()
-    asked = teacher_chat(template("causal").format(rules=_rules(policy)), chat, sections)
+    asked = teacher_chat(fill("causal", rules=_rules(policy)), chat, sections)
     return await ask(teacher, asked, sampling or Sampling(max_tokens=800), _read)
 
 

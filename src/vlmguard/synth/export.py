@@ -16,11 +16,11 @@ from typing import Any
 from vlmguard import trace
 from vlmguard.errors import MissingExtraError
 from vlmguard.jsonl import Appender, read_rows
+from vlmguard.prompts import prompts_hash
 from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.rows import from_json, text_key
 from vlmguard.synth.store import KEPT, REJECTED, Store, Stored
-from vlmguard.synth.teaching import template_hash
 from vlmguard.types import Chat, Image, Message, Refinement, Text
 
 ROWS_PER_SHARD = 2_000
@@ -94,7 +94,7 @@ def _row(stored: Stored, recipe: Recipe, store: Store, group: str, split: str) -
             "judge": recipe.judge,
             "seed": recipe.seed,
             "ablations": list(recipe.ablations),
-            "prompts": {name: template_hash(name)[:16] for name in ("hindsight", "causal", "optimise")},
+            "prompts": {name: prompts_hash(name)[:16] for name in ("hindsight", "causal", "optimise")},
             "seconds": {step: round(seconds, 3) for step, seconds in store.step_seconds(stored.id).items()},
             "verdicts": {"before": stored.result["before"], "after": stored.result["after"]},
         },

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from vlmguard.checks import check_rewrite
 from vlmguard.errors import RewriteError
-from vlmguard.policy import Policy
+from vlmguard.policy import Action, Policy
 from vlmguard.types import Chat, Evidence, Level, Modality, RiskReport, Verdict
 
 GATES = (
@@ -100,13 +100,13 @@ def rewrite_checks(chat: Chat, prompt: str, policy: Policy) -> str | None:
     return None
 
 
-def decision(report: RiskReport, *, benign: bool) -> tuple[str, str] | None:
+def decision(report: RiskReport, policy: Policy, *, benign: bool) -> tuple[str, str] | None:
     """(gate, reason) when the report contradicts what the source says of the row."""
     worst = report.worst
     if benign and worst.level > Level.NONE:
         return "false alarm", f"a harmless row was found to be {worst.category} ({worst.level})"
-    if not benign and worst.level is Level.NONE:
-        return "missed", "a risky row was found to be harmless"
+    if not benign and all(finding is None or policy.action(finding) is Action.FORWARD for _, finding in report):
+        return "missed", f"a risky row was found to be no more than {worst.level}, which is forwarded"
     return None
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from vlmguard import trace
 from vlmguard.language import detect
 from vlmguard.policy import Policy
+from vlmguard.prompts import fill, load_prompt
 from vlmguard.protocols import Model
-from vlmguard.synth.teaching import ask, teacher_chat, template
+from vlmguard.synth.teaching import ask, teacher_chat
 from vlmguard.trace import Causes
 from vlmguard.types import Chat, Sampling
 
@@ -19,13 +20,13 @@ async def optimise(teacher: Model, chat: Chat, causes: Causes, policy: Policy, s
         if finding is not None and finding.category is not None
     )
     sections = (("assessment", f"{causes.understanding}\n{assessment}\n{causes.analysis}"),)
-    asked = teacher_chat(template("optimise").format(guidance=_guidance(chat, causes, policy)), chat, sections)
+    asked = teacher_chat(fill("optimise", guidance=_guidance(chat, causes, policy)), chat, sections)
     return await ask(teacher, asked, sampling or Sampling(max_tokens=600), _read)
 
 
 async def write_twin(teacher: Model, chat: Chat, sampling: Sampling | None = None) -> str:
     """A harmless request about the same pictures which shares words with the risky one: for the mix, not for a trace."""
-    asked = teacher_chat(template("twin"), chat)
+    asked = teacher_chat(load_prompt("twin"), chat)
     return await ask(teacher, asked, sampling or Sampling(max_tokens=200), _read)
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from vlmguard import trace
 from vlmguard.errors import TraceError
 from vlmguard.policy import Policy
+from vlmguard.prompts import prompts_hash
 from vlmguard.protocols import Judge, Model
 from vlmguard.synth import gates
 from vlmguard.synth.causal import causal
@@ -24,7 +25,6 @@ from vlmguard.synth.hindsight import hindsight, observe
 from vlmguard.synth.optimise import optimise, write_twin
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.rows import Row, simple_chat
-from vlmguard.synth.teaching import template_hash
 from vlmguard.trace import Causes, render_evidence
 from vlmguard.types import (
     Answer,
@@ -130,7 +130,7 @@ async def synthesise(row: Row, crew: Crew, recipe: Recipe, policy: Policy, memor
 
 async def make_twin(row: Row, crew: Crew, recipe: Recipe, memory: Memory) -> Row:
     """The harmless twin of a risky row: same pictures, another wish. Raises ``ModelError``, ``TraceError``."""
-    key = _key("twin", row, recipe.teacher, template_hash("twin"))
+    key = _key("twin", row, recipe.teacher, prompts_hash("twin"))
     prompt = await memory.step("twin", key, lambda: write_twin(_Counted(crew.teacher, memory), row.chat))
     return Row(
         id=f"{row.id}-twin",
@@ -231,7 +231,7 @@ class _Way:
         blind = "no-hindsight" in self._recipe.ablations
         name = "observe" if blind else "hindsight"
         answers = () if blind else (self._row.safe, self._row.unsafe)
-        key = _key(name, self._row, *answers, self._recipe.teacher, template_hash(name), self._recipe.seed)
+        key = _key(name, self._row, *answers, self._recipe.teacher, prompts_hash(name), self._recipe.seed)
 
         async def work() -> Any:
             found = await (observe if blind else hindsight)(self._teacher, self._row, self._sampling)
@@ -243,7 +243,7 @@ class _Way:
         if "no-causal" in self._recipe.ablations and not self._row.benign:
             return self._plain_causes(evidence)
         key = _key(
-            "causal", self._row, render_evidence(evidence), self._recipe.teacher, template_hash("causal"),
+            "causal", self._row, render_evidence(evidence), self._recipe.teacher, prompts_hash("causal"),
             self._policy.hash, self._recipe.seed,
         )  # fmt: skip
 
@@ -278,7 +278,7 @@ class _Way:
             seed=self._recipe.seed + attempt,
         )
         key = _key(
-            "optimise", self._row, trace.render_causes(causes), self._recipe.teacher, template_hash("optimise"),
+            "optimise", self._row, trace.render_causes(causes), self._recipe.teacher, prompts_hash("optimise"),
             self._policy.hash, sampling.temperature, sampling.seed,
         )  # fmt: skip
 
@@ -304,7 +304,7 @@ class _Way:
     # -- gates
 
     def _gate_trace(self, evidence: tuple[Evidence, ...], causes: Causes) -> None:
-        if found := gates.decision(causes.report, benign=self._row.benign):
+        if found := gates.decision(causes.report, self._policy, benign=self._row.benign):
             raise _Stop(*found)
         traced = [
             causes.understanding,

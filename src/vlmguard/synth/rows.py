@@ -37,7 +37,8 @@ class Row:
     def __post_init__(self) -> None:
         if not self.id:
             raise InputError("a row needs an id")
-        self.chat.last_user_turn  # noqa: B018  # raises ChatError where there is nothing to rewrite
+        if self.chat.last_user_turn != len(self.chat.messages) - 1:
+            raise InputError("a row ends with the user's turn: that is the one to be rewritten")
 
     def without_images(self) -> Row:
         """The text-only ablation: the same words, no picture."""

@@ -6,36 +6,16 @@ can be cached and compared.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from importlib.resources import files
 from typing import TypeVar
 
 from vlmguard.errors import ModelError, TraceError
 from vlmguard.protocols import Model
+from vlmguard.rewriters.quoting import quote
 from vlmguard.types import Chat, Image, Message, Part, Sampling, Text
 
-_KEY = b"vlmguard synthesis"
+KEY = b"vlmguard synthesis"
 """The material is not the adversary's to adapt to: reproducible marks serve better than secret ones."""
-
-
-@lru_cache
-def template(name: str) -> str:
-    """The text of a prompt template of the synthesis."""
-    return (files("vlmguard.synth") / "prompts" / f"{name}.md").read_text(encoding="utf-8")
-
-
-def template_hash(name: str) -> str:
-    """SHA-256 of a template, for provenance and fingerprints."""
-    return hashlib.sha256(template(name).encode()).hexdigest()
-
-
-def quote(title: str, content: str) -> str:
-    """Content between marks that stand in no content."""
-    mark = hmac.new(_KEY, content.encode(), hashlib.sha256).hexdigest()[:12]
-    return f"[{title} {mark}]\n{content}\n[/{title} {mark}]"
 
 
 def teacher_chat(system: str, chat: Chat, sections: Sequence[tuple[str, str]] = ()) -> Chat:
@@ -47,8 +27,8 @@ def teacher_chat(system: str, chat: Chat, sections: Sequence[tuple[str, str]] = 
             if isinstance(part, Image):
                 number += 1
                 parts += [Text(f"image {number}:"), part]
-        parts.append(Text(quote(f"{message.role} turn", message.text)))
-    parts += [Text(quote(title, content)) for title, content in sections]
+        parts.append(Text(quote(f"{message.role} turn", message.text, KEY)))
+    parts += [Text(quote(title, content, KEY)) for title, content in sections]
     return Chat((Message("system", (Text(system),)), Message("user", tuple(parts))))
 
 

@@ -1,0 +1,219 @@
+"""A model in this process: transformers' ``AutoModelForImageTextToText``, with a LoRA adapter where one is given.
+
+Needs the extra ``local``. One question at a time; closing a stream stops the generation at the next token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from vlmguard.errors import ChatError, MissingExtraError, ModelError
+from vlmguard.images import views
+from vlmguard.models.wrapper import cut_off
+from vlmguard.types import Chat, Completion, Image, Message, Opaque, Part, Sampling, Text, Usage
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ENDS = 1_000_000
+"""Bytes at both ends of a file of weights that its fingerprint is made of."""
+
+
+class LocalModel:
+    """A model from a folder or from a hub.
+
+    Args:
+        where: folder or hub id.
+        adapter: folder of a LoRA adapter for it.
+        device: ``cuda``, ``cpu``, … or ``auto``: CUDA where there is one.
+
+    Raises:
+        MissingExtraError: torch or transformers are not installed.
+        ModelError: the weights cannot be loaded.
+    """
+
+    def __init__(self, where: str, *, adapter: str | None = None, device: str = "auto") -> None:
+        try:
+            import torch
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+        except ImportError as error:
+            raise MissingExtraError("a local model", "local") from error
+        self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        try:
+            self._processor: Any = AutoProcessor.from_pretrained(where)
+            model: Any = AutoModelForImageTextToText.from_pretrained(where, dtype="auto")
+            if adapter is not None:
+                model = _with_adapter(model, adapter)
+        except MissingExtraError:
+            raise
+        except Exception as error:  # loaders raise nearly anything
+            raise ModelError(
+                f"{where}{f' with {adapter}' if adapter else ''} cannot be loaded as a vision-language model"
+                f" ({type(error).__name__}: {error}): give a folder or hub id that transformers'"
+                " AutoModelForImageTextToText takes"
+            ) from error
+        self._model: Any = model.to(self._device).eval()
+        self.fingerprint = fingerprint(where, adapter)
+        self._free = threading.Lock()
+
+    async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
+        """The whole answer."""
+        started = time.perf_counter()
+        run = _Run(asyncio.get_running_loop())
+        worker = asyncio.create_task(asyncio.to_thread(self._generate, chat, sampling, run))
+        try:
+            prompt, said, text, cut = await asyncio.shield(worker)
+        except asyncio.CancelledError:
+            run.stop.set()
+            raise
+        reason = "length" if cut else "stop"
+        return Completion(text, reason, Usage(prompt, said), time.perf_counter() - started)
+
+    async def stream(self, chat: Chat, sampling: Sampling, /) -> AsyncIterator[str]:
+        """Pieces of the answer as they come."""
+        run = _Run(asyncio.get_running_loop())
+        worker = asyncio.create_task(asyncio.to_thread(self._generate, chat, sampling, run))
+        worker.add_done_callback(lambda _: run.pieces.put_nowait(None))
+        try:
+            while (piece := await run.pieces.get()) is not None:
+                if piece:
+                    yield piece
+            *_, cut = await worker
+            if cut:
+                raise cut_off(sampling)
+        finally:
+            run.stop.set()
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # In the worker's thread
+
+    def _generate(self, chat: Chat, sampling: Sampling, run: _Run) -> tuple[int, int, str, bool]:
+        """Tokens of the prompt and of the answer, the answer, and whether it reached the most tokens."""
+        import torch
+
+        with self._free:
+            if run.stop.is_set():
+                return 0, 0, "", False
+            inputs = self._inputs(chat)
+            length = inputs["input_ids"].shape[1]
+            if sampling.seed is not None:
+                torch.manual_seed(sampling.seed)
+            try:
+                with torch.inference_mode():
+                    output = self._model.generate(**inputs, **self._options(sampling, run))
+            except Exception as error:  # out of memory, a context too long, pictures of a size it does not take
+                raise ModelError(f"the local model broke ({type(error).__name__}: {error})") from error
+        tokens = output[0][length:]
+        ended = len(tokens) > 0 and int(tokens[-1]) in self._ends()
+        text = self._processor.decode(tokens, skip_special_tokens=True)
+        return length, len(tokens), text, len(tokens) >= sampling.max_tokens and not ended
+
+    def _inputs(self, chat: Chat) -> Any:
+        messages = [_message(message) for message in chat.messages]
+        try:
+            return self._processor.apply_chat_template(
+                messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            ).to(self._device)
+        except ChatError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"the model's processor does not take this chat ({type(error).__name__}: {error}): it may want another"
+                " number or order of pictures"
+            ) from error
+
+    def _options(self, sampling: Sampling, run: _Run) -> dict[str, Any]:
+        from transformers import StoppingCriteriaList, TextStreamer
+
+        class Pieces(TextStreamer):  # type: ignore[misc]
+            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                run.send(text)
+
+        tokenizer = self._processor.tokenizer
+        options: dict[str, Any] = {
+            "max_new_tokens": sampling.max_tokens,
+            "do_sample": sampling.temperature > 0,
+            "streamer": Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True),
+            "stopping_criteria": StoppingCriteriaList([run.stopped]),
+        }
+        if sampling.temperature > 0:
+            options["temperature"] = sampling.temperature
+        if sampling.stop:
+            options |= {"stop_strings": list(sampling.stop), "tokenizer": tokenizer}
+        return options
+
+    def _ends(self) -> set[int]:
+        ends = self._model.generation_config.eos_token_id
+        return set(ends) if isinstance(ends, list) else {ends}
+
+
+class _Run:
+    """One generation: where its pieces go, and the way to stop it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        self.stop = threading.Event()
+        self._loop = loop
+
+    def send(self, piece: str) -> None:
+        """From the worker's thread."""
+        if not self.stop.is_set():
+            self._loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+
+    def stopped(self, ids: Any, scores: Any, **_: Any) -> Any:
+        """A stopping criterion of transformers: one truth value per row."""
+        import torch
+
+        return torch.full((ids.shape[0],), self.stop.is_set(), dtype=torch.bool, device=ids.device)
+
+
+def _with_adapter(model: Any, adapter: str) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MissingExtraError("an adapter", "local") from error
+    return PeftModel.from_pretrained(model, adapter)
+
+
+def _message(message: Message) -> dict[str, Any]:
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise ChatError("a tool's result cannot be sent to a model as a chat of our own: send it through the gateway")
+    return {"role": role, "content": [_part(part) for part in message.parts]}
+
+
+def _part(part: Part) -> dict[str, Any]:
+    match part:
+        case Text():
+            return {"type": "text", "text": part.text}
+        case Image():
+            import PIL.Image
+
+            return {"type": "image", "image": PIL.Image.fromarray(next(views(part)))}
+        case Opaque():
+            raise ChatError(f"{part.path or 'a part'} ({part.kind}) cannot be shown to a model: leave it out")
+
+
+def fingerprint(where: str, adapter: str | None) -> str:
+    """What weights these are: SHA-256 over configuration and size, beginning and end of every file of weights.
+
+    Whole files of many gigabytes would take longer to hash than to load. A hub id stands for itself.
+    """
+    digest = hashlib.sha256()
+    for name in (where, adapter or ""):
+        folder = Path(name)
+        if not name or not folder.is_dir():
+            digest.update(name.encode())
+            continue
+        for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
+            size = file.stat().st_size
+            digest.update(f"{file.name}:{size}:".encode())
+            with file.open("rb") as opened:
+                digest.update(opened.read(_ENDS))
+                opened.seek(max(0, size - _ENDS))
+                digest.update(opened.read(_ENDS))
+    return digest.hexdigest()
