@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from recipes.sample import make
 from vlmguard import trace
 from vlmguard.checks import check_kept
 from vlmguard.cli.main import main
+from vlmguard.guard import Guard
 from vlmguard.images import read_image
 from vlmguard.language import detect
 from vlmguard.policy import Policy
+from vlmguard.rewriters.select import make_rewriter
 from vlmguard.synth.duplicates import HAMMING, dhash
 from vlmguard.synth.recipe import MIXES, load_recipe
 from vlmguard.synth.rows import Row
 from vlmguard.synth.sources import open_source
-from vlmguard.types import Level, Modality
+from vlmguard.types import Level, Modality, Outcome
 
 DRAWINGS, PICTURES, EXAMPLES = make.load()
 RISKY = [example for example in EXAMPLES if not example.get("benign")]
@@ -62,6 +65,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> _Ran:
     return _run("twins.yaml", tmp_path_factory.mktemp("twins"))
 
 
+@cache
 def _sources() -> dict[str, Row]:
     rows = list(open_source("jsonl:rows.jsonl", make.HERE).rows())
     return {row.id: row for row in rows if isinstance(row, Row)}
@@ -197,9 +201,9 @@ def test_a_harmless_twin_of_each_risky_example_is_forwarded(twins: _Ran, capsys:
 
 def test_preview_shows_ten_rows_and_an_estimate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["synth", "preview", str(make.HERE / "recipe.yaml"), "--out", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    assert out.count("kept ") == 10
-    assert f"Still to do: {len(EXAMPLES) - 10} rows" in out
+    assert f"Still to do: {len(EXAMPLES) - 10} rows" in capsys.readouterr().out
+    assert main(["synth", "status", str(make.HERE / "recipe.yaml"), "--out", str(tmp_path)]) == 0
+    assert f"kept 10 still to do {len(EXAMPLES) - 10}" in " ".join(capsys.readouterr().out.split())
     assert "data:image/png;base64" in (tmp_path / "preview.html").read_text(encoding="utf-8")
 
 
@@ -216,6 +220,23 @@ def test_the_papers_recipe_says_what_it_needs(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert "VLSBench is a test set" in out
     assert "download sqrti/SPA-VL" in out
+
+
+async def test_the_guard_sends_what_the_scripted_rewriter_writes(policy: Policy) -> None:
+    guard = Guard(make_rewriter(f"scripted:{make.HERE / 'rewriter.jsonl'}", policy), policy)
+    rows = _sources()
+    risky_words = {example["prompt"] for example in RISKY}
+    for example in EXAMPLES:
+        if example.get("benign") and example["prompt"] in risky_words:
+            continue  # the script cannot tell the pictures apart
+        guarded = await guard.refine(rows[example["id"]].chat)
+        if example.get("benign"):
+            assert guarded.outcome is Outcome.FORWARD, example["id"]
+        elif example["category"] == "child_exploitation":
+            assert guarded.outcome is Outcome.BLOCK
+        else:
+            assert guarded.chat is not None
+            assert (guarded.outcome, guarded.chat.prompt) == (Outcome.REWRITE, example["refined"]), example["id"]
 
 
 def test_every_modality_has_evidence() -> None:
