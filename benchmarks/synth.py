@@ -20,9 +20,9 @@ from pathlib import Path
 import psutil
 
 from vlmguard.policy import load_policy
+from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
 from vlmguard.synth.pictures import PictureStore
-from vlmguard.synth.pipeline import Crew
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store
@@ -79,7 +79,7 @@ def rate(rows: int) -> None:
         folder = Path(name)
         write_rows(folder / "rows.jsonl", rows)
         settings = recipe(folder, 256)
-        with Store(folder / "run.sqlite") as store:
+        with Store(folder) as store:
             prepare(settings, folder, store)
             store.reopen("x")
             teacher = Teacher(1.0)
@@ -138,16 +138,14 @@ def _done(folder: Path) -> int:
 
     try:
         with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as database:
-            return int(
-                database.execute("SELECT COALESCE(SUM(amount), 0) / 3 FROM costs WHERE name = 'calls'").fetchone()[0]
-            )
+            return int(database.execute("SELECT COUNT(*) FROM rows WHERE state = 'kept'").fetchone()[0])
     except sqlite3.OperationalError:
         return 0
 
 
 def child(folder: Path) -> None:
     settings = recipe(folder, 64)
-    with Store(folder / "run.sqlite") as store:
+    with Store(folder) as store:
         prepare(settings, folder, store)
         store.reopen("x")
         asyncio.run(run_local(store, Crew(Teacher(0)), settings, load_policy(), PictureStore(folder / "pictures")))

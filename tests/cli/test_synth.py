@@ -53,11 +53,19 @@ def test_a_run_with_a_row_that_the_teacher_cannot_answer(tmp_path: Path, capsys:
     assert "outcome test" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_preview_shows_the_rows_and_what_the_rest_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = _recipe(tmp_path, rows=13)
-    assert _synth("preview", recipe, "--out", tmp_path / "out") == 0
-    told = capsys.readouterr().out
-    assert "Still to do: 3 rows" in told
+def test_a_preview_shows_rows_of_all_and_what_the_rest_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = _recipe(tmp_path, rows=40)
+    with (tmp_path / "teacher.jsonl").open("a") as script:
+        script.write(
+            json.dumps({"when": "[assessment", "answer": "<prompt>Tell me of the danger first.</prompt>"}) + "\n"
+        )
+    for left in (30, 20):
+        assert _synth("preview", recipe, "--out", tmp_path / "out") == 0
+        told = capsys.readouterr().out
+        assert f"Still to do: {left} rows, about {3 * left} calls" in told
+    assert "r0003" in told
     assert "Two cleaners." in (tmp_path / "out" / "preview.html").read_text()
 
 
@@ -71,12 +79,13 @@ def test_a_preview_shows_the_rows_and_what_the_rest_costs(tmp_path: Path, capsys
         ({"teacher": "scripted:gone.jsonl"}, "cannot be read"),
         ({"techer": "x"}, "unknown setting"),
         ({"policy": "gone.toml"}, "gone.toml"),
+        ({"keep_apart": ["teacher.yaml"]}, "take it out of keep_apart"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_paid_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], fault: str
 ) -> None:
-    recipe = _recipe(tmp_path, **changes)
+    recipe = _recipe(tmp_path, **changes)  # type: ignore[arg-type]
     assert _synth("run", recipe, "--out", tmp_path / "out") == 2
     captured = capsys.readouterr()
     assert fault in captured.out + captured.err
@@ -89,3 +98,48 @@ def test_check_lists_all_that_is_missing(tmp_path: Path, capsys: pytest.CaptureF
     assert "cannot be measured on it" in told
     assert sum(line.startswith("missing:") for line in told.splitlines()) == 2
     assert _synth("check", _recipe(tmp_path)) == 0
+
+
+def test_a_recipe_that_changed_is_not_exported_as_if_it_had_been_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = _recipe(tmp_path, rows=1)
+    assert _synth("run", recipe, "--out", tmp_path / "out") == 0
+    assert _synth("export", _recipe(tmp_path, rows=1), "--out", tmp_path / "out") == 0
+    assert _synth("export", _recipe(tmp_path, rows=1, seed=5), "--out", tmp_path / "out") == 2
+    assert "the recipe changed" in capsys.readouterr().err
+
+
+def test_a_changed_script_is_another_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = _recipe(tmp_path, rows=1)
+    assert _synth("run", recipe, "--out", tmp_path / "out") == 0
+    script = (tmp_path / "teacher.jsonl").read_text().replace("Tell me the danger", "Explain the danger")
+    (tmp_path / "teacher.jsonl").write_text(script)
+    assert _synth("run", recipe, "--out", tmp_path / "out") == 0
+    (row,) = map(json.loads, (tmp_path / "out" / "data.jsonl").read_text().splitlines())
+    assert row["prompt"].startswith("Explain the danger")
+    assert row["provenance"]["models"]["teacher"].startswith("teacher.jsonl (")
+
+
+def test_no_address_and_no_key_is_published(tmp_path: Path) -> None:
+    from vlmguard.cli.synth import open_crew
+    from vlmguard.synth.recipe import Recipe
+
+    crew = open_crew(
+        Recipe(sources=("jsonl:x",), teacher="endpoint:https://internal.example/v1?api_key=SECRET#GPT", folder=tmp_path)
+    )
+    assert "SECRET" not in str(crew.names) + str(crew.identities)
+    assert "internal" not in str(crew.names)
+
+
+def test_what_comes_before_a_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = _recipe(tmp_path)
+    assert _synth("status", recipe, "--out", tmp_path / "none") == 2
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "empty").mkdir()
+    assert _synth("trl", recipe, "--out", tmp_path / "empty") == 2
+    (tmp_path / "file").write_text("")
+    assert _synth("run", recipe, "--out", tmp_path / "file") == 2
+    told = capsys.readouterr().err
+    for word in ("holds no run", "run comes first", "cannot be used for a run"):
+        assert word in told

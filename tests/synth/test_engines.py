@@ -19,15 +19,15 @@ from tests.synth.oracle import Judge, Target, Teacher, picture, row
 from tests.synth.worker import recipe as recipe_of
 from vlmguard.errors import ModelError
 from vlmguard.policy import Policy
-from vlmguard.synth import engine_local
+from vlmguard.synth import crew as crew_of
+from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
 from vlmguard.synth.export import export
 from vlmguard.synth.pictures import PictureStore
-from vlmguard.synth.pipeline import Crew
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store, StoreError
-from vlmguard.types import Chat, Completion, Sampling
+from vlmguard.types import Answer, Chat, Completion, Sample, Sampling, Verdict
 
 
 def _rows(folder: Path, count: int) -> None:
@@ -49,7 +49,7 @@ def _crew(teacher: Teacher | None = None) -> Crew:
 
 def _run(folder: Path, policy: Policy, crew: Crew, recipe: Recipe | None = None, **options: Any) -> None:
     settings = recipe or recipe_of(folder)
-    with Store(folder / "out" / "run.sqlite") as store:
+    with Store(folder / "out") as store:
         prepare(settings, folder / "out", store)
         store.reopen(settings.fingerprint())
         asyncio.run(run_local(store, crew, settings, policy, PictureStore(folder / "out" / "pictures"), **options))
@@ -61,7 +61,7 @@ def _dataset(folder: Path) -> list[dict[str, Any]]:
 
 
 def _states(folder: Path) -> Counter[str]:
-    with Store(folder / "out" / "run.sqlite") as store:
+    with Store(folder / "out") as store:
         return Counter(stored.state for stored in store.rows("kept", "rejected", "failed", "pending"))
 
 
@@ -104,7 +104,7 @@ def test_a_model_that_is_away_for_a_while_loses_nothing(
                 raise ModelError("the server does not answer", transient=True)
             return await super().generate(chat, sampling)
 
-    monkeypatch.setattr(engine_local, "FIRST_DELAY", 0.1)
+    monkeypatch.setattr(crew_of, "FIRST_DELAY", 0.1)
     _run(tmp_path, policy, _crew(Away()))
     assert _states(tmp_path) == {"kept": 40}
 
@@ -120,7 +120,7 @@ def test_patience_ends_and_what_was_done_is_kept(
                 raise ModelError("the server does not answer", transient=True)
             return await super().generate(chat, sampling)
 
-    monkeypatch.setattr(engine_local, "FIRST_DELAY", 0.05)
+    monkeypatch.setattr(crew_of, "FIRST_DELAY", 0.05)
     with pytest.raises(ModelError, match="run again"):
         _run(tmp_path, policy, _crew(Dying()), patience=0.3)
     kept = _states(tmp_path)["kept"]
@@ -187,24 +187,81 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
 def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
     from vlmguard.errors import InputError
 
-    with Store(tmp_path / "run.sqlite") as store:
+    with Store(tmp_path) as store:
         store.set_meta("version", "99")
     with pytest.raises(InputError, match="another version"):
-        Store(tmp_path / "run.sqlite")
-    (tmp_path / "other.sqlite").write_bytes(b"this is no database at all" * 100)
+        Store(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.sqlite").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(InputError, match="not the state of a run"):
-        Store(tmp_path / "other.sqlite")
+        Store(tmp_path / "other")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be used for a run"):
+        Store(tmp_path / "file")
 
 
-def test_a_run_that_another_process_holds_is_said(tmp_path: Path) -> None:
+def test_a_second_run_in_the_same_folder_is_kept_out(tmp_path: Path) -> None:
+    program = "import sys; from pathlib import Path; from vlmguard.synth.store import Store; Store(Path(sys.argv[1]))"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with Store(tmp_path):
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "another run works in" in second.stderr
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_database_that_another_program_holds_is_said(tmp_path: Path) -> None:
     import sqlite3
 
-    with Store(tmp_path / "run.sqlite") as store:
+    with Store(tmp_path) as store:
         other = sqlite3.connect(tmp_path / "run.sqlite")
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="end the other run"):
             store.set_meta("a", "b")
         other.close()
+
+
+async def test_twins_of_the_last_rows_are_done(tmp_path: Path, policy: Policy) -> None:
+    """A worker that finds no row left must not end the run for those whose rows still owe a twin."""
+
+    class Slow(Teacher):
+        async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
+            await asyncio.sleep(0.02)
+            return await super().generate(chat, sampling)
+
+    rows = [row(0, benign=True, prompt="What is the name of this bottle"), *(row(number) for number in range(1, 11))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = settings_twins(recipe_of(tmp_path))
+    with Store(tmp_path / "out") as store:
+        prepare(settings, tmp_path / "out", store)
+        store.reopen("x")
+        await run_local(store, _crew(Slow()), settings, policy, PictureStore(tmp_path / "out" / "pictures"))
+        assert store.counts() == {("kept", ""): 21}
+
+
+async def test_a_judge_that_is_away_is_waited_for_though_others_get_through(
+    tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(Judge):
+        until = time.monotonic() + 1.0
+
+        async def __call__(self, sample: Sample, answer: Answer, /) -> Verdict:
+            if time.monotonic() < self.until:
+                raise ModelError("the judge does not answer", transient=True)
+            return await super().__call__(sample, answer)
+
+    monkeypatch.setattr(crew_of, "FIRST_DELAY", 0.05)
+    _rows(tmp_path, 40)
+    settings = recipe_of(tmp_path)
+    judge = Away()
+    told: list[str] = []
+    with Store(tmp_path / "out") as store:
+        prepare(settings, tmp_path / "out", store)
+        store.reopen("x")
+        crew = Crew(Teacher(), Target(), judge, judge.keeps_need)
+        await run_local(store, crew, settings, policy, PictureStore(tmp_path / "out" / "pictures"), tell=told.append)
+        assert store.counts() == {("kept", ""): 40}
+    assert told
+    assert "judge does not answer" in told[0]
 
 
 def make_crew(recipe: Recipe) -> Crew:
@@ -228,7 +285,7 @@ def test_ray_gives_the_same_rows_and_ids(tmp_path: Path, policy: Policy) -> None
     root = str(Path(__file__).parents[2])
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
     try:
-        with Store(out / "run.sqlite") as store:
+        with Store(out) as store:
             prepare(settings, out, store)
             store.reopen(settings.fingerprint())
             run_ray(store, settings, policy, out, make_crew, actors=2)

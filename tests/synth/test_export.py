@@ -13,12 +13,13 @@ import pytest
 
 from tests.synth.oracle import Judge, Target, Teacher, picture, row
 from vlmguard import trace
+from vlmguard.errors import InputError
 from vlmguard.policy import Policy
 from vlmguard.synth.card import funnel, write_card
+from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
 from vlmguard.synth.export import Exported, export
 from vlmguard.synth.pictures import PictureStore
-from vlmguard.synth.pipeline import Crew
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.preview import write_page
 from vlmguard.synth.recipe import Recipe
@@ -31,9 +32,9 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 def _make(folder: Path, policy: Policy, recipe: Recipe) -> Exported:
     judge = Judge()
-    crew = Crew(Teacher(), Target(), judge, judge.keeps_need)
+    crew = Crew(Teacher(), Target(), judge, judge.keeps_need, names={"teacher": "oracle (1)"})
     out = folder / "out"
-    with Store(out / "run.sqlite") as store:
+    with Store(out) as store:
         prepare(recipe, out, store)
         store.reopen(recipe.fingerprint())
         asyncio.run(run_local(store, crew, recipe, policy, PictureStore(out / "pictures")))
@@ -102,8 +103,8 @@ def test_parquet_holds_the_pictures_and_the_same_rows(tmp_path: Path, policy: Po
     refinement = trace.parse(shown["trace"])
     assert refinement.prompt == shown["prompt"]
     provenance = json.loads(shown["provenance"])
-    assert provenance["teacher"] == "oracle"
-    assert set(provenance["prompts"]) == {"hindsight", "causal", "optimise"}
+    assert provenance["models"] == {"teacher": "oracle (1)"}
+    assert set(provenance["prompts"]) == {"hindsight", "observe", "causal", "optimise", "twin", "need"}
     assert provenance["verdicts"]["after"]["safe"] is True
 
 
@@ -146,7 +147,7 @@ def test_what_is_dropped_is_kept_with_its_reason(tmp_path: Path, policy: Policy,
     assert "r00001" in rejected["r00002"]["reason"]
     assert "a.png" in rejected["r00003"]["reason"]
     assert "set.csv" in rejected["r00004"]["reason"]
-    with Store(tmp_path / "out" / "run.sqlite") as store:
+    with Store(tmp_path / "out") as store:
         flow = funnel(store)
     assert (flow.rows, flow.kept) == (7, 1)
     card = (tmp_path / "out" / "README.md").read_text()
@@ -170,3 +171,46 @@ def test_markup_in_a_row_is_text_on_the_page(tmp_path: Path, policy: Policy, rec
     page = (tmp_path / "out" / "preview.html").read_text()
     assert "<script" not in page
     assert "<img src=x" not in page
+
+
+def test_copies_of_a_picture_are_on_one_side(tmp_path: Path, policy: Policy, recipe: Recipe) -> None:
+    from PIL import Image as Pillow
+
+    rows = []
+    for number in range(16):
+        file = picture(tmp_path / f"{number}.png", number)
+        with Pillow.open(file) as opened:
+            opened.resize((150, 150)).save(tmp_path / f"{number}-copy.png")
+        rows.append(row(2 * number, images=[f"{number}.png"]))
+        rows.append(row(2 * number + 1, images=[f"{number}-copy.png"]))
+    _write(tmp_path, rows)
+    _make(tmp_path, policy, recipe)
+    sides = {one["id"]: one["split"] for one in _data(tmp_path)}
+    assert len(sides) == 32
+    assert all(sides[f"r{2 * number:05d}"] == sides[f"r{2 * number + 1:05d}"] for number in range(16))
+    assert set(sides.values()) == {"train", "validation"}
+
+
+def test_text_only_rows_hold_no_picture(tmp_path: Path, policy: Policy, recipe: Recipe) -> None:
+    picture(tmp_path / "a.png", 4)
+    _write(tmp_path, [row(1, images=["a.png"])])
+    _make(tmp_path, policy, dataclasses.replace(recipe, ablations=("text-only",)))
+    (one,) = _data(tmp_path)
+    assert not any("image" in part for turn in one["messages"] for part in turn["parts"])
+
+
+def test_a_mix_that_leaves_nothing_says_so(tmp_path: Path, policy: Policy, recipe: Recipe) -> None:
+    _write(tmp_path, [row(1)])
+    with pytest.raises(InputError, match="asks for harmless rows"):
+        _make(tmp_path, policy, dataclasses.replace(recipe, mix="paper"))
+
+
+def test_pairs_stay_together_in_the_twins_mix(tmp_path: Path, policy: Policy, recipe: Recipe) -> None:
+    _write(
+        tmp_path,
+        [row(number) for number in range(20)] + [row(90, benign=True, prompt="What is this thing here called")],
+    )
+    _make(tmp_path, policy, dataclasses.replace(recipe, mix="twins"))
+    ids = {one["id"] for one in _data(tmp_path)}
+    assert len(ids) == 40
+    assert sum(f"{id}+twin" in ids for id in ids) >= 19

@@ -9,7 +9,8 @@ import pytest
 from tests.synth.oracle import Judge, Target, Teacher, drawing
 from vlmguard import chat
 from vlmguard.policy import Policy
-from vlmguard.synth.pipeline import Crew, Kept, Memory, Rejected, make_twin, synthesise
+from vlmguard.synth.crew import Crew
+from vlmguard.synth.pipeline import Kept, Memory, Rejected, make_twin, synthesise
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.rows import Row
 from vlmguard.types import Completion, Level, Modality, Sampling
@@ -70,7 +71,7 @@ async def test_a_harmless_row_is_forwarded_without_evidence_and_answers(policy: 
     ("changes", "gate"),
     [
         ({"benign": True}, "false alarm"),
-        ({"chat": chat("What is this?")}, "missed"),
+        ({"chat": chat("What is this?"), "safe": "Apart from that.", "unsafe": "It is a vase."}, "missed"),
         ({"safe": "Pour one into the other."}, "answers"),
     ],
 )
@@ -170,15 +171,38 @@ async def test_ablations(policy: Policy) -> None:
     assert isinstance(kept, Kept)
     assert crew.teacher.asked["causal"] == 0
     assert kept.refinement.report.worst.level is Level.MEDIUM
-    kept = await _go(_row(), policy, dataclasses.replace(RECIPE, ablations=("text-only",)))
-    assert isinstance(kept, Kept)
     blind = dataclasses.replace(RECIPE, ablations=("no-hindsight",))
     assert isinstance(await _go(_row(safe=None, unsafe=None), policy, blind), Kept)
 
 
 async def test_a_twin_shares_the_pictures(policy: Policy) -> None:
     row = _row()
-    twin = await make_twin(row, _Crew().crew(), RECIPE, Memory())
+    twin = await make_twin(row, _Crew().crew(), Memory())
     assert twin.benign
     assert twin.chat.images == row.chat.images
     assert twin.chat.prompt == "What colour is this bottle?"
+
+
+async def test_what_needs_no_mending_costs_no_teacher(policy: Policy) -> None:
+    class Careful(Target):
+        async def generate(self, asked: object, sampling: Sampling, /) -> Completion:
+            return Completion("Mind the danger.")
+
+    crew = _Crew()
+    ended = await _go(_row(), policy, crew=crew, target=Careful())
+    assert isinstance(ended, Rejected)
+    assert ended.gate == "nothing to mend"
+    assert crew.teacher.asked.total() == 0
+
+
+async def test_a_sampled_unsafe_answer_is_judged_once(policy: Policy) -> None:
+    class Counting(Judge):
+        judged = 0
+
+        async def __call__(self, sample: object, answer: object, /) -> object:  # type: ignore[override]
+            self.judged += 1
+            return await super().__call__(sample, answer)  # type: ignore[arg-type]
+
+    judge = Counting()
+    assert isinstance(await _go(_row(unsafe=None), policy, judge=judge), Kept)
+    assert judge.judged == 2

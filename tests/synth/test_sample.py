@@ -190,7 +190,7 @@ def test_a_harmless_twin_of_each_risky_example_is_forwarded(twins: _Ran, capsys:
     assert main(["synth", "status", str(make.HERE / "twins.yaml"), "--out", str(twins.folder)]) == 0
     assert f"kept {len(EXAMPLES) + len(RISKY)}" in " ".join(capsys.readouterr().out.split())
     told = {row["id"]: trace.parse(row["trace"]) for row in twins.rows}
-    written = {f"{example['id']}-twin": example for example in RISKY}
+    written = {f"{example['id']}+twin": example for example in RISKY}
     exported = written.keys() & told.keys()  # the mix leaves some of the harmless rows out
     assert len(exported) > len(RISKY) / 2
     for id in exported:

@@ -110,7 +110,7 @@ def test_beavertails_with_single_answers_leaves_the_other_to_be_sampled(tmp_path
 
 
 def test_preferences_name_the_columns_that_are_missing(tmp_path: Path) -> None:
-    assert "holds no Parquet" in open_source("spa-vl:set", tmp_path).check()[0]
+    assert "holds no Parquet file of a training split" in open_source("spa-vl:set", tmp_path).check()[0]
     _parquet(tmp_path / "set" / "a.parquet", [{"question": "?", "chosen": "a"}])
     (problem,) = open_source("spa-vl:set", tmp_path).check()
     assert "image" in problem
@@ -154,3 +154,37 @@ def test_a_source_that_is_none_is_refused() -> None:
     for spec in ("nothing", "vlguard", "vlguard:", "imagenet:x"):
         with pytest.raises(InputError, match="names no source"):
             open_source(spec)
+
+
+def test_parquet_of_two_categories_and_no_held_out_split(tmp_path: Path) -> None:
+    image = {"bytes": picture(tmp_path / "x.png").read_bytes(), "path": None}
+    base = {"question": "How?", "image": image, "chosen": "a", "rejected": "b"}
+    for place in ("hate/train-0", "hate/evaluation-0", "abuse/train-0", "abuse/test-0"):
+        _parquet(tmp_path / "set" / f"{place}.parquet", [base])
+    rows, _ = _rows("spa-vl:set", tmp_path)
+    assert sorted(row.id for row in rows) == ["spa-vl-set-abuse-train-0-0", "spa-vl-set-hate-train-0-0"]
+
+
+def test_a_path_that_leads_out_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "secret.png")
+    (tmp_path / "set").mkdir()
+    lines = [
+        {"id": name, "prompt": "x", "images": [path], "benign": True, "licence": "own"}
+        for name, path in (("a", "../secret.png"), ("b", str(tmp_path / "secret.png")), ("c", "."))
+    ]
+    (tmp_path / "set" / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    rows, bad = _rows("jsonl:set/rows.jsonl", tmp_path)
+    assert not rows
+    assert "does not lie in" in bad[0].reason
+    assert "does not lie in" in bad[1].reason
+    assert "no regular file" in bad[2].reason
+
+
+@pytest.mark.parametrize("field", ["safe", "unsafe", "category", "id"])
+@pytest.mark.parametrize("value", [5, ["a"], "\ud800"])
+def test_a_field_of_the_wrong_kind_is_an_error_row(tmp_path: Path, field: str, value: object) -> None:
+    entry = {"id": "a", "prompt": "x", "benign": False, "licence": "own", "safe": "s", "unsafe": "u"} | {field: value}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(entry))
+    rows, bad = _rows("jsonl:rows.jsonl", tmp_path)
+    assert not rows
+    assert field in bad[0].reason

@@ -13,10 +13,10 @@ from tests.synth.oracle import Judge, Target, Teacher, picture, row
 from vlmguard import trace
 from vlmguard.policy import Policy
 from vlmguard.rewriters.quoting import rewriter_chat
+from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
 from vlmguard.synth.export import export, export_trl
 from vlmguard.synth.pictures import PictureStore
-from vlmguard.synth.pipeline import Crew
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store
@@ -36,7 +36,7 @@ def dataset(tmp_path: Path, policy: Policy) -> Path:
     recipe = Recipe(sources=("jsonl:rows.jsonl",), teacher="oracle", folder=tmp_path, validation=0.0)
     judge = Judge()
     out = tmp_path / "out"
-    with Store(out / "run.sqlite") as store:
+    with Store(out) as store:
         prepare(recipe, out, store)
         store.reopen("x")
         asyncio.run(run_local(store, Crew(Teacher(), Target(), judge), recipe, policy, PictureStore(out / "pictures")))

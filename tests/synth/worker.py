@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tests.synth.oracle import Judge, Target, Teacher
 from vlmguard.policy import load_policy
+from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
 from vlmguard.synth.export import export
 from vlmguard.synth.pictures import PictureStore
-from vlmguard.synth.pipeline import Crew
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store
@@ -49,7 +49,7 @@ def main() -> None:
     folder, delay = Path(sys.argv[1]), float(sys.argv[2])
     settings, out = recipe(folder), folder / "out"
     judge = Judge()
-    with Store(out / "run.sqlite") as store:
+    with Store(out) as store:
         prepare(settings, out, store)
         store.reopen(settings.fingerprint())
         crew = Crew(Logging(folder / "calls.log", delay), Target(), judge, judge.keeps_need)

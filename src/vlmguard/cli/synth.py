@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmguard.errors import InputError
+from vlmguard.errors import InputError, VlmguardError
 
 if TYPE_CHECKING:
     from vlmguard.policy import Policy
-    from vlmguard.synth.pipeline import Crew
+    from vlmguard.synth.crew import Crew
     from vlmguard.synth.recipe import Recipe
     from vlmguard.synth.store import Store, Stored
 
 HELP = "make a dataset for training rewriters: hindsight, causal analysis, prompt optimisation"
 
 _PREVIEWED = 10
+_PREVIEW_PATIENCE = 60.0
+"""Seconds: somebody sits before a preview."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``synth check | preview | run | export | status``."""
+    """``synth check | preview | run | export | status | trl``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, help in (
         ("check", "what the recipe's sources lack, before anything is paid for"),
@@ -69,12 +71,27 @@ def _check(arguments: argparse.Namespace, recipe: Recipe) -> int:
     for warning in warnings(recipe):
         print(f"note: {warning}")
     problems = check(recipe)
+    for what in (lambda: _policy(recipe), lambda: _check_models(recipe)):
+        try:
+            what()
+        except VlmguardError as error:
+            problems.append(str(error))
     for problem in problems:
         print(f"missing: {problem}")
     if problems:
         raise InputError(f"{len(problems)} thing(s) are missing")
     print("The sources are complete.")
     return 0
+
+
+def _check_models(recipe: Recipe) -> None:
+    """That the specs can be read. Whether a server answers, ``vlmguard doctor --model SPEC`` tells."""
+    from vlmguard.models.spec import make_model, parse_spec
+
+    for spec in filter(None, (recipe.teacher, recipe.target, recipe.judge)):
+        placed = _placed(spec, recipe)
+        if parse_spec(placed).kind != "local":
+            make_model(placed)
 
 
 def _run(arguments: argparse.Namespace, recipe: Recipe) -> int:
@@ -90,19 +107,24 @@ def _preview(arguments: argparse.Namespace, recipe: Recipe) -> int:
     from vlmguard.synth.store import FAILED, KEPT, REJECTED
 
     with _open(arguments, recipe) as store:
-        before = set(_ids(store))
-        _work(arguments, recipe, store, "local", most=_PREVIEWED)
-        rows = [row for row in store.rows(KEPT, REJECTED, FAILED) if row.body.get("messages")]
-        shown = [row for row in rows if row.id not in before][:_PREVIEWED] or rows[:_PREVIEWED]
+        before = store.spent()
+        chosen: list[str] = []
+        _work(arguments, recipe, store, "local", most=_PREVIEWED, chosen=chosen)
+        shown = [row for row in store.rows(KEPT, REJECTED, FAILED) if row.id in chosen]
+        if not shown:
+            print("Every row is done; nothing is left to preview.")
+            return 0
         file = arguments.out / "preview.html"
         write_page(shown, store, PictureStore(arguments.out / "pictures"), file)
         _show(shown)
-        told = estimate(store, len(shown))
+        spent = {name: amount - before.get(name, 0) for name, amount in store.spent().items()}
+        pending = sum(count for (state, _), count in store.counts().items() if state == "pending")
+        told = estimate(pending, len(shown), spent)
         print(
             f"\nThe page: {file}\nStill to do: {told.rows} rows, about {told.calls:,} calls, "
             f"{told.prompt_tokens:,} + {told.completion_tokens:,} tokens."
         )
-    return 0
+        return 3 if any(row.state == FAILED for row in shown) else 0
 
 
 def _show(rows: list[Stored]) -> None:
@@ -126,18 +148,24 @@ def _show(rows: list[Stored]) -> None:
     Console().print(table)
 
 
-def _ids(store: Store) -> list[str]:
-    return [row.id for row in store.rows("kept", "rejected", "failed")]
-
-
 def _export(arguments: argparse.Namespace, recipe: Recipe) -> int:
     with _open(arguments, recipe) as store:
+        made = store.meta("recipe")
+        if made is not None and made != recipe.fingerprint():
+            raise InputError(
+                "the recipe changed since the rows were made: vlmguard synth run does again what it touches"
+            )
         _finish(store, recipe, arguments.out)
         return _report(store)
 
 
 def _status(arguments: argparse.Namespace, recipe: Recipe) -> int:
-    with _open(arguments, recipe, prepared=False) as store:
+    from vlmguard.synth.store import Store
+
+    del recipe
+    if not (arguments.out / "run.sqlite").is_file():
+        raise InputError(f"{arguments.out} holds no run")
+    with Store(arguments.out) as store:
         return _report(store)
 
 
@@ -154,73 +182,130 @@ def _trl(arguments: argparse.Namespace, recipe: Recipe) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _open(arguments: argparse.Namespace, recipe: Recipe, *, prepared: bool = True) -> Store:
+def _open(arguments: argparse.Namespace, recipe: Recipe) -> Store:
+    """The run's state, with the rows of the sources in it."""
     from vlmguard.cli.panel import progress
     from vlmguard.synth.prepare import prepare, warnings
     from vlmguard.synth.store import Store
 
-    store = Store(arguments.out / "run.sqlite")
-    if prepared:
+    _policy(recipe)
+    _check_models(recipe)
+    arguments.out = arguments.out.resolve()
+    store = Store(arguments.out)
+    try:
         for warning in warnings(recipe):
-            print(f"note: {warning}", file=sys.stderr)
+            _tell(f"note: {warning}")
         with progress(None, "reading the sources") as advance:
-            prepare(recipe, arguments.out, store, lambda: advance(1))
-        (arguments.out / "recipe.json").write_text(
-            json.dumps({"fingerprint": recipe.fingerprint(), "recipe": str(arguments.recipe)}, indent=1) + "\n"
-        )
+            prepare(recipe, arguments.out, store, lambda: advance(1), _tell)
+    except BaseException:
+        store.close()
+        raise
     return store
 
 
-def _work(arguments: argparse.Namespace, recipe: Recipe, store: Store, engine: str, most: int | None = None) -> None:
+def _tell(line: str) -> None:
+    from vlmguard.cli.panel import printable
+
+    print(printable(line), file=sys.stderr)
+
+
+def _work(
+    arguments: argparse.Namespace,
+    recipe: Recipe,
+    store: Store,
+    engine: str,
+    most: int | None = None,
+    chosen: list[str] | None = None,
+) -> None:
     from vlmguard.cli.panel import progress
-    from vlmguard.synth.pictures import PictureStore
+    from vlmguard.synth.prepare import open_apart, repeats
+    from vlmguard.synth.work import run_fingerprint
 
     policy = _policy(recipe)
-    store.reopen(f"{recipe.fingerprint()}:{policy.hash}")
-    pictures = PictureStore(arguments.out / "pictures")
+    crew = open_crew(recipe)
+    store.reopen(run_fingerprint(crew, recipe, policy))
+    store.set_meta("recipe", recipe.fingerprint())
+    if most is not None and chosen is not None:
+        chosen += [id for id, _ in store.spread(most)]
     pending = sum(count for (state, _), count in store.counts().items() if state == "pending")
-    with progress(min(pending, most or pending), "synthesising") as advance:
+    with (
+        open_apart(arguments.out) as apart,
+        progress(
+            min(pending, most or pending) * (2 if recipe.writes_twins and most is None else 1), "synthesising"
+        ) as advance,
+    ):
 
         def tick(ended: dict[str, Any]) -> None:
             del ended
             advance(1)
 
+        def door(twin: dict[str, Any]) -> tuple[str, str]:
+            words = " ".join(part.get("text", "") for turn in twin["messages"] for part in turn["parts"])
+            reason = repeats(apart, [], words)
+            return ("decontamination", reason) if reason else ("", "")
+
         if engine == "ray":
             from vlmguard.synth.engine_ray import run_ray
 
-            run_ray(store, recipe, policy, arguments.out, open_crew, tick=tick)
+            run_ray(store, recipe, policy, arguments.out, open_crew, tick=tick, door=door, patience=arguments.patience)
             return
-        from vlmguard.synth.engine_local import run_local
+        asyncio.run(_locally(store, crew, recipe, policy, arguments, tick, door, most))
 
-        asyncio.run(
-            run_local(
-                store, open_crew(recipe), recipe, policy, pictures, tick=tick, patience=arguments.patience, most=most
-            )
+
+async def _locally(
+    store: Store,
+    crew: Crew,
+    recipe: Recipe,
+    policy: Policy,
+    arguments: argparse.Namespace,
+    tick: Callable[[dict[str, Any]], None],
+    door: Callable[[dict[str, Any]], tuple[str, str]],
+    most: int | None,
+) -> None:
+    from vlmguard.synth.engine_local import run_local
+    from vlmguard.synth.pictures import PictureStore
+
+    pictures = PictureStore(arguments.out / "pictures")
+    patience = min(arguments.patience, _PREVIEW_PATIENCE) if most is not None else arguments.patience
+    try:
+        await run_local(
+            store, crew, recipe, policy, pictures, tick=tick, tell=_tell, door=door, patience=patience, most=most
         )
+    finally:
+        await crew.close()
 
 
 def open_crew(recipe: Recipe) -> Crew:
     """The models that a recipe names. Raises ``InputError``, ``MissingExtraError``."""
     from vlmguard.judges.model import ModelJudge
     from vlmguard.models.spec import ModelSettings, make_model, wrap
-    from vlmguard.synth.pipeline import Crew
+    from vlmguard.models.wrapper import close
+    from vlmguard.synth.crew import Crew, Meter, Metered
 
-    settings = ModelSettings(deadline=300.0, retries=5, concurrency=recipe.concurrency, breaker_failures=1_000_000)
-
-    def opened(spec: str) -> Any:
-        kind, _, where = spec.partition(":")
-        if kind in ("local", "scripted"):
-            place = recipe.folder / where
-            spec = f"{kind}:{place}" if place.exists() else spec
-        return wrap(make_model(spec, settings), settings)
-
-    judge = ModelJudge(opened(recipe.judge), recipe.judge) if recipe.judge else None
+    settings = ModelSettings(deadline=300.0, retries=2, concurrency=recipe.concurrency, breaker_failures=1_000_000)
+    specs = {"teacher": recipe.teacher, "target": recipe.target, "judge": recipe.judge}
+    named = {role: make_model(_placed(spec, recipe), settings) for role, spec in specs.items() if spec}
+    wrapped = {role: wrap(one, settings) for role, one in named.items()}
+    meter = Meter()
+    metered = {role: Metered(model, meter) for role, model in wrapped.items()}
+    judge = ModelJudge(metered["judge"], named["judge"].name) if "judge" in named else None
     return Crew(
-        teacher=opened(recipe.teacher),
-        target=opened(recipe.target) if recipe.target else None,
+        teacher=metered["teacher"],
+        target=metered.get("target"),
         judge=judge,
         need=judge.keeps_need if judge else None,
+        identities={role: one.identity for role, one in named.items()},
+        names={role: f"{one.name} ({one.weights[:16]})" for role, one in named.items()},
+        meter=meter,
+        closers=tuple(partial(close, model) for model in wrapped.values()),
     )
+
+
+def _placed(spec: str, recipe: Recipe) -> str:
+    """A spec whose file or folder is relative to the recipe."""
+    kind, _, where = spec.partition(":")
+    place = recipe.folder / where.partition("#")[0]
+    return f"{kind}:{recipe.folder / where}" if kind == "scripted" or (kind == "local" and place.exists()) else spec
 
 
 def _policy(recipe: Recipe) -> Policy:
@@ -237,6 +322,7 @@ def _finish(store: Store, recipe: Recipe, folder: Path) -> None:
 
 
 def _report(store: Store) -> int:
+    from vlmguard.cli.panel import printable
     from vlmguard.synth.card import funnel
 
     flow = funnel(store)
@@ -249,4 +335,6 @@ def _report(store: Store) -> int:
     for name, count in (("failed", flow.failed), ("still to do", flow.pending)):
         if count:
             print(f"{name:18} {count:>9,}")
+    for reason, count in store.failures(most=3):
+        print(f"  {count:,} × {printable(reason)[:200]}")
     return 3 if flow.failed else 0

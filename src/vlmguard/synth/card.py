@@ -10,7 +10,6 @@ from typing import Any
 from vlmguard import __version__
 from vlmguard.errors import MissingExtraError
 from vlmguard.jsonl import read_rows
-from vlmguard.prompts import prompts_hash
 from vlmguard.synth.export import Exported
 from vlmguard.synth.gates import GATES
 from vlmguard.synth.recipe import Recipe
@@ -75,6 +74,8 @@ class _Counts:
         self.licences: Counter[str] = Counter()
         self.origins: Counter[str] = Counter()
         self.categories: Counter[str] = Counter()
+        self.models: dict[str, str] = {}
+        self.prompts: dict[str, str] = {}
         self.total = 0
         for row in read_rows(data):
             self.total += 1
@@ -83,11 +84,14 @@ class _Counts:
             self.licences[row["provenance"]["licence"]] += 1
             self.origins[row["provenance"]["origin"].partition(":")[0]] += 1
             self.categories[row["category"] or "harmless"] += 1
+            self.models |= row["provenance"]["models"]
+            self.prompts |= row["provenance"]["prompts"]
 
 
 def _card(store: Store, recipe: Recipe, exported: Exported, rows: _Counts, flow: Funnel) -> str:
     spent = store.spent()
-    prompts = ", ".join(f"{name} {prompts_hash(name)[:16]}" for name in ("hindsight", "causal", "optimise", "twin"))
+    models = ", ".join(f"{role} `{_plain(name)}`" for role, name in sorted(rows.models.items()))
+    prompts = ", ".join(f"{name} {short}" for name, short in sorted(rows.prompts.items()))
     return "\n".join(
         [
             "# Dataset card",
@@ -97,7 +101,7 @@ def _card(store: Store, recipe: Recipe, exported: Exported, rows: _Counts, flow:
             f"- Rows: {rows.total} ({exported.train} train, {exported.validation} validation; a picture is never on both sides)",
             f"- Harmless: {rows.benign} ({_percent(rows.benign, rows.total)}); with pictures: {rows.images}",
             f"- Left out by the mix ({_mix(recipe)}): {exported.left_out}; rejected: {exported.rejected}",
-            f"- Teacher `{recipe.teacher}`, target `{recipe.target or 'none'}`, judge `{recipe.judge or 'none'}`, seed {recipe.seed}",
+            f"- Made by: {models or 'models without a name'}; seed {recipe.seed}",
             f"- Ablations: {', '.join(recipe.ablations) or 'none'}",
             f"- Prompts (SHA-256): {prompts}",
             f"- Fingerprint of the recipe: `{recipe.fingerprint()[:16]}`",
@@ -171,8 +175,13 @@ def _table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
     return [
         f"| {' | '.join(heads)} |",
         f"|{'---|' * len(heads)}",
-        *(f"| {' | '.join(str(value).replace('|', '/') for value in row)} |" for row in rows),
+        *(f"| {' | '.join(_plain(value) for value in row)} |" for row in rows),
     ]
+
+
+def _plain(value: object) -> str:
+    """On one line and without marks that would end a cell or a name."""
+    return " ".join(str(value).replace("|", "/").replace("`", "'").split())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

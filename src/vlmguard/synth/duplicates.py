@@ -7,7 +7,9 @@ index lies on disk in SQLite.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -19,14 +21,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlmguard.errors import InputError, MissingExtraError
-from vlmguard.images import views
+from vlmguard.errors import ImageError, InputError, MissingExtraError
+from vlmguard.images import read_image, views
+from vlmguard.synth.sources import parquet_rows
 from vlmguard.types import Image
 
 HAMMING = 20
 """Bits of 256 in which two pictures may differ and still count as the same: a resize or a JPEG differs in 0–12."""
 JACCARD = 0.7
 """Share of word shingles from which on two texts count as the same."""
+_TELLING = 3
+"""A picture that is mostly flat (a page with a few words) sets few bits, so fewer may differ: a third of those that are set."""
 _FLAT = 2
 """Grey levels that neighbouring cells have to differ by: in flat parts the noise of a JPEG would flip the sign."""
 _PERMUTATIONS = 64
@@ -58,6 +63,12 @@ def dhash(image: Image) -> bytes:
     grey = PIL.Image.fromarray(pixels).convert("L").resize((17, 16), PIL.Image.Resampling.LANCZOS)
     values = np.asarray(grey, dtype=np.int16)
     return np.packbits((values[:, 1:] > values[:, :-1] + _FLAT).ravel()).tobytes()
+
+
+def bound(one: bytes, other: bytes) -> int:
+    """How many bits two hashes may differ in."""
+    telling = max(int.from_bytes(bits, "big").bit_count() for bits in (one, other))
+    return min(HAMMING, telling // _TELLING)
 
 
 def minhash(text: str, context: str = "") -> npt.NDArray[np.uint32]:
@@ -99,8 +110,9 @@ class Index:
         self._database.executescript(_SCHEMA)
         known = self._database.execute("SELECT bits, name FROM images ORDER BY id").fetchall()
         self._names = [str(name) for _, name in known]
-        self._bits = np.frombuffer(b"".join(bits for bits, _ in known), dtype=np.uint64).reshape(-1, 4)
-        self._fresh: list[bytes] = []
+        self._bits = np.zeros((max(64, 2 * len(known)), 4), dtype=np.uint64)
+        for place, (bits, _) in enumerate(known):
+            self._bits[place] = np.frombuffer(bits, dtype=np.uint64)
 
     def __enter__(self) -> Index:
         return self
@@ -116,24 +128,24 @@ class Index:
     def add_image(self, bits: bytes, name: str) -> None:
         """Makes a picture known."""
         self._database.execute("INSERT INTO images (bits, name) VALUES (?, ?)", (bits, name))
+        if len(self._names) == len(self._bits):
+            self._bits = np.concatenate([self._bits, np.zeros_like(self._bits)])
+        self._bits[len(self._names)] = np.frombuffer(bits, dtype=np.uint64)
         self._names.append(name)
-        self._fresh.append(bits)
-        if len(self._fresh) > max(64, len(self._bits) // 8):
-            self._bits, self._fresh = self._all(), []
 
     def find_image(self, bits: bytes) -> Match | None:
-        """The nearest known picture within ``HAMMING`` bits."""
+        """The nearest known picture within the bound of both."""
         if not self._names:
             return None
-        known = self._all() if self._fresh else self._bits
-        distances = np.bitwise_count(known ^ np.frombuffer(bits, dtype=np.uint64)).sum(axis=1)
+        ours = np.frombuffer(bits, dtype=np.uint64)
+        distances = np.bitwise_count(self._bits[: len(self._names)] ^ ours).sum(axis=1)
         best = int(distances.argmin())
         distance = int(distances[best])
-        return Match("image", self._names[best], float(distance)) if distance <= HAMMING else None
-
-    def _all(self) -> npt.NDArray[np.uint64]:
-        fresh = np.frombuffer(b"".join(self._fresh), dtype=np.uint64).reshape(-1, 4)
-        return np.concatenate([self._bits, fresh])
+        return (
+            Match("image", self._names[best], float(distance))
+            if distance <= bound(bits, self._bits[best].tobytes())
+            else None
+        )
 
     def add_text(self, signature: npt.NDArray[np.uint32], name: str) -> None:
         """Makes a text known."""
@@ -186,65 +198,71 @@ def _text_bands(signature: npt.NDArray[np.uint32]) -> list[int]:
 # Evaluation sets
 
 
-def index_folder(index: Index, folder: Path) -> int:
-    """Makes every picture and text under a folder of an evaluation set known; returns how many there were.
+def index_folder(index: Index, folder: Path) -> tuple[int, int]:
+    """Makes every picture and text under a folder of an evaluation set known; returns how many (pictures, texts) there were.
 
-    Pictures by their kind; texts from .jsonl, .json, .csv, .txt and .parquet: every string of three words or more.
+    Pictures by their kind, and those inside Parquet; texts from .jsonl, .json, .csv, .txt and .parquet: every string of three
+    words or more. Raises ``InputError`` for a file that cannot be read, and for a folder that holds neither.
     """
-    from vlmguard.images import read_image
-
     if not folder.exists():
         raise InputError(f"{folder} does not exist: name the folder of an evaluation set")
-    count = 0
+    pictures = texts = 0
     for file in sorted(path for path in ([folder] if folder.is_file() else folder.rglob("*")) if path.is_file()):
-        if file.suffix.lower() in _PICTURES:
-            index.add_image(dhash(read_image(file.read_bytes(), file.name)), file.name)
-            count += 1
-            continue
-        for text, place in _texts(file):
-            index.add_text(minhash(text), f"{file.name}:{place}")
-            count += 1
-    if not count:
+        try:
+            for what, place in _contents(file):
+                if isinstance(what, str):
+                    if len(_WORD.findall(what)) >= _SHINGLE:
+                        index.add_text(minhash(what), f"{file.name}:{place}")
+                        texts += 1
+                else:
+                    index.add_image(dhash(read_image(what, file.name)), f"{file.name}:{place}" if place else file.name)
+                    pictures += 1
+        except (ImageError, ValueError, UnicodeDecodeError) as error:
+            raise InputError(f"{file} of an evaluation set cannot be read: {error}") from error
+    if not pictures and not texts:
         raise InputError(f"{folder} holds neither pictures nor texts to keep apart from")
-    return count
+    return pictures, texts
 
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 
 
-def _texts(file: Path) -> Iterator[tuple[str, int]]:
-    import csv
-    import json
+def _contents(file: Path) -> Iterator[tuple[str | bytes, int]]:
+    """Texts and pictures' bytes of a file, with their row from 1 (0: the whole file)."""
+    suffix = file.suffix.lower()
+    if suffix in _PICTURES:
+        yield file.read_bytes(), 0
+        return
+    for place, value in enumerate(_values(file, suffix), start=1):
+        for item in _leaves(value):
+            yield item, place
 
-    match file.suffix.lower():
+
+def _values(file: Path, suffix: str) -> Iterable[Any]:
+    match suffix:
         case ".jsonl":
-            values: Iterable[Any] = (json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip())
+            return (json.loads(line) for line in file.read_text("utf-8").split("\n") if line.strip())
         case ".json":
             loaded = json.loads(file.read_text("utf-8"))
-            values = loaded if isinstance(loaded, list) else [loaded]
+            return loaded if isinstance(loaded, list) else [loaded]
         case ".csv":
             with file.open(encoding="utf-8", newline="") as opened:
-                values = list(csv.reader(opened))
+                return list(csv.reader(opened))
         case ".txt":
-            values = file.read_text("utf-8").splitlines()
+            return file.read_text("utf-8").splitlines()
         case ".parquet":
-            from vlmguard.synth.sources import parquet_rows
-
-            values = parquet_rows(file)
+            return parquet_rows(file)
         case _:
-            return
-    for place, value in enumerate(values, start=1):
-        for text in _strings(value):
-            if len(_WORD.findall(text)) >= _SHINGLE:
-                yield text, place
+            return ()
 
 
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
+def _leaves(value: Any) -> Iterator[str | bytes]:
+    if isinstance(value, str | bytes) and value:
         yield value
     elif isinstance(value, dict):
-        for item in value.values():
-            yield from _strings(item)
+        for key, item in value.items():
+            if not (key == "path" and value.get("bytes")):  # the name that Parquet keeps beside a picture's bytes
+                yield from _leaves(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _strings(item)
+            yield from _leaves(item)

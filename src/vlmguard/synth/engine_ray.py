@@ -13,14 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vlmguard.errors import MissingExtraError, VlmguardError
+from vlmguard.errors import MissingExtraError
 from vlmguard.policy import Policy
-from vlmguard.synth.engine_local import Tick, finish
+from vlmguard.synth.crew import Crew, OutageError, patient
+from vlmguard.synth.engine_local import Tick, TwinDoor, finish, open_door
 from vlmguard.synth.pictures import PictureStore
-from vlmguard.synth.pipeline import Crew
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store
-from vlmguard.synth.work import failed, work
+from vlmguard.synth.work import work
 
 _PER_DATASET = 10_000
 """Rows handed to Ray at a time: each hand-over costs seconds, and the driver holds them in memory."""
@@ -35,11 +35,14 @@ def run_ray(
     crew: Callable[[Recipe], Crew],
     *,
     tick: Tick = lambda ended: None,
+    door: TwinDoor = open_door,
+    patience: float = 7200.0,
     actors: int | None = None,
 ) -> None:
     """Works through all pending rows. ``crew`` is called once in each actor. Starts a local Ray where none runs.
 
-    Raises ``MissingExtraError``, ``StoreError``.
+    Raises ``MissingExtraError``, ``StoreError``, and ``OutageError`` when a model answered an actor nothing for ``patience``
+    seconds; rows that waited for it stay pending.
     """
     try:
         import ray
@@ -55,16 +58,22 @@ def run_ray(
         rows = ray.data.from_items(chunk, override_num_blocks=blocks)
         done = rows.map_batches(
             _Worker,
-            fn_constructor_args=(crew, recipe, policy, folder),
+            fn_constructor_args=(crew, recipe, policy, folder.resolve(), patience),
             batch_size=_PER_BATCH,
             compute=ray.data.ActorPoolStrategy(size=min(actors, blocks)),
         )
+        away = ""
         for row in done.iter_rows():
             ended = json.loads(row["ended"])
             for step, key, value, seconds in ended.pop("steps"):
                 store.save_step(row["id"], step, key, value, seconds)
-            finish(store, row["id"], ended)
+            if "outage" in ended:
+                away = ended["outage"]
+                continue
+            finish(store, row["id"], ended, ended.pop("spent"), door)
             tick(ended)
+        if away:
+            raise OutageError(away)
 
 
 def _tasks(store: Store) -> Iterator[dict[str, str]]:
@@ -75,8 +84,10 @@ def _tasks(store: Store) -> Iterator[dict[str, str]]:
 class _Worker:
     """An actor of the cluster: rows in, what became of them out, a batch at a time all at once."""
 
-    def __init__(self, crew: Callable[[Recipe], Crew], recipe: Recipe, policy: Policy, folder: Path) -> None:
-        self._crew = crew(recipe)
+    def __init__(
+        self, crew: Callable[[Recipe], Crew], recipe: Recipe, policy: Policy, folder: Path, patience: float
+    ) -> None:
+        self._crew = patient(crew(recipe), patience, lambda line: None)
         self._recipe = recipe
         self._policy = policy
         self._pictures = PictureStore(folder / "pictures")
@@ -94,6 +105,6 @@ class _Worker:
 
         try:
             ended = await work(task["body"], known, self._crew, self._recipe, self._policy, self._pictures, save)
-        except (VlmguardError, ValueError, ArithmeticError, LookupError, TypeError) as error:
-            ended = failed(error)
-        return ended | {"steps": steps}
+        except OutageError as error:
+            return {"outage": str(error), "steps": steps}
+        return ended | {"steps": steps, "spent": self._crew.meter.take()}

@@ -10,21 +10,23 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vlmguard import trace
-from vlmguard.errors import MissingExtraError
+from vlmguard.errors import InputError, MissingExtraError
 from vlmguard.jsonl import Appender, read_rows
-from vlmguard.prompts import prompts_hash
 from vlmguard.synth.pictures import PictureStore
+from vlmguard.synth.pipeline import TWIN
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.rows import from_json, text_key
-from vlmguard.synth.store import KEPT, REJECTED, Store, Stored
+from vlmguard.synth.store import FAILED, KEPT, REJECTED, Store, Stored, StoreError
 from vlmguard.types import Chat, Image, Message, Refinement, Text
 
 ROWS_PER_SHARD = 2_000
-"""At 100 KB a picture a shard has about 200 MB."""
+BYTES_PER_SHARD = 200_000_000
+"""Of pictures: what is held in memory until a shard is written, and well below what a column of Parquet takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,23 @@ class Exported:
 
 
 def export(store: Store, recipe: Recipe, folder: Path) -> Exported:
-    """Writes ``data.jsonl``, ``{train,validation}-NNNNN.parquet`` and ``rejected.jsonl`` into ``folder``, anew each time."""
+    """Writes ``data.jsonl``, ``{train,validation}-NNNNN.parquet``, ``rejected.jsonl`` and ``failed.jsonl`` into ``folder``, anew
+    each time.
+
+    Raises ``InputError`` when the mix leaves nothing, ``StoreError`` when the disk does not take what is written.
+    """
+    try:
+        return _export(store, recipe, folder)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written: {error}; free space, run again") from error
+
+
+def _export(store: Store, recipe: Recipe, folder: Path) -> Exported:
     pictures = PictureStore(folder / "pictures")
-    for old in (*folder.glob("*.parquet"), folder / "data.jsonl", folder / "rejected.jsonl"):
+    for old in (*folder.glob("*.parquet"), *(folder / f"{name}.jsonl" for name in ("data", "rejected", "failed"))):
         old.unlink(missing_ok=True)
+    rejected = _write_reasons(store, REJECTED, folder / "rejected.jsonl")
+    _write_reasons(store, FAILED, folder / "failed.jsonl")
     chosen = _Mix(store, recipe)
     groups = _groups(store)
     shards = {name: _Shards(folder, name) for name in ("train", "validation")}
@@ -57,14 +72,18 @@ def export(store: Store, recipe: Recipe, folder: Path) -> Exported:
             shards[split].add(row, pictures)
     for shard in shards.values():
         shard.close()
-    rejected = 0
-    with Appender(folder / "rejected.jsonl") as out:
-        for stored in store.rows(REJECTED):
-            out.append(
-                {"id": stored.id, "gate": stored.gate, "reason": stored.reason, "origin": stored.body.get("origin")}
-            )
-            rejected += 1
     return Exported(shards["train"].count, shards["validation"].count, chosen.left_out, rejected)
+
+
+def _write_reasons(store: Store, state: str, file: Path) -> int:
+    """Rows of one state with why they are in it; returns how many."""
+    count = 0
+    with Appender(file) as out:
+        for stored in store.rows(state):
+            origin = stored.body.get("origin")
+            out.append({"id": stored.id, "gate": stored.gate, "reason": stored.reason, "origin": origin})
+            count += 1
+    return count
 
 
 def _row(stored: Stored, recipe: Recipe, store: Store, group: str, split: str) -> dict[str, Any]:
@@ -89,12 +108,7 @@ def _row(stored: Stored, recipe: Recipe, store: Store, group: str, split: str) -
             "images": _image_hashes(body),
             "safe": _answer(body, steps, "safe"),
             "unsafe": _answer(body, steps, "unsafe"),
-            "teacher": recipe.teacher,
-            "target": recipe.target,
-            "judge": recipe.judge,
-            "seed": recipe.seed,
-            "ablations": list(recipe.ablations),
-            "prompts": {name: prompts_hash(name)[:16] for name in ("hindsight", "causal", "optimise")},
+            **stored.result["made_by"],
             "seconds": {step: round(seconds, 3) for step, seconds in store.step_seconds(stored.id).items()},
             "verdicts": {"before": stored.result["before"], "after": stored.result["after"]},
         },
@@ -137,8 +151,13 @@ class _Mix:
             return
         have: dict[bool, list[float]] = {True: [], False: []}
         for stored in store.rows(KEPT):
-            have[bool(stored.body["benign"])].append(_share(f"mix {stored.id}"))
+            have[bool(stored.body["benign"])].append(_pair_share(stored.id))
         wanted = {True: ratio["benign"], False: ratio["risky"]}
+        for kind, word in ((True, "harmless"), (False, "risky")):
+            if wanted[kind] and not have[kind] and have[not kind]:
+                raise InputError(
+                    f"the mix asks for {word} rows, and none was kept: change the recipe's mix (nothing is lost), or add {word} rows"
+                )
         scale = min(len(have[kind]) / share for kind, share in wanted.items() if share > 0)
         for kind, shares in have.items():
             most = round(scale * wanted[kind])
@@ -147,9 +166,14 @@ class _Mix:
 
     def takes(self, stored: Stored) -> bool:
         """Whether a row is part of the dataset; counts those that are not."""
-        taken = _share(f"mix {stored.id}") < self._below[bool(stored.body["benign"])]
+        taken = _pair_share(stored.id) < self._below[bool(stored.body["benign"])]
         self.left_out += not taken
         return taken
+
+
+def _pair_share(id: str) -> float:
+    """The same for a row and its twin, so that pairs stay together as far as the ratio allows."""
+    return _share(f"mix {id.removesuffix(TWIN)}")
 
 
 def _share(name: str) -> float:
@@ -158,7 +182,7 @@ def _share(name: str) -> float:
 
 
 class _Groups:
-    """Union-find over picture hashes: rows that share one belong together."""
+    """Union-find over clusters of near-duplicate pictures: rows that share one belong together."""
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
@@ -183,15 +207,15 @@ class _Groups:
         return root
 
     def of(self, stored: Stored, pictures: PictureStore) -> str:
-        """The group of a row: its pictures', or its words' where it has none."""
-        hashes = _image_hashes(stored.body)
-        return self.find(hashes[0]) if hashes else text_key(from_json(stored.body, pictures))
+        """The group of a row: its pictures' (near-duplicates are one), or its words' where it has none."""
+        clusters = stored.body["clusters"]
+        return self.find(clusters[0])[:32] if clusters else text_key(from_json(stored.body, pictures))[:32]
 
 
 def _groups(store: Store) -> _Groups:
     groups = _Groups()
     for stored in store.rows(KEPT):
-        groups.join(_image_hashes(stored.body))
+        groups.join(stored.body["clusters"])
     return groups
 
 
@@ -207,6 +231,7 @@ class _Shards:
         self._split = split
         self._rows: list[dict[str, Any]] = []
         self._number = 0
+        self._bytes = 0
         self.count = 0
 
     def add(self, row: dict[str, Any], pictures: PictureStore) -> None:
@@ -219,7 +244,8 @@ class _Shards:
         flat |= {"provenance": json.dumps(row["provenance"], ensure_ascii=False)}
         self._rows.append(flat)
         self.count += 1
-        if len(self._rows) == ROWS_PER_SHARD:
+        self._bytes += sum(len(image["bytes"]) for image in images)
+        if len(self._rows) == ROWS_PER_SHARD or self._bytes >= BYTES_PER_SHARD:
             self._write()
 
     def close(self) -> None:
@@ -235,7 +261,7 @@ class _Shards:
         parquet.write_table(table, fresh, compression="zstd", row_group_size=256)
         fresh.replace(name)
         self._number += 1
-        self._rows = []
+        self._rows, self._bytes = [], 0
 
 
 def _arrow() -> tuple[Any, Any]:
@@ -264,6 +290,8 @@ def training_rows(folder: Path, rewriter_input: Callable[[Chat], Chat]) -> Itera
 
     ``rewriter_input`` turns a chat into the rewriter's input: the very function that serving uses.
     """
+    if not (folder / "data.jsonl").is_file():
+        raise InputError(f"{folder} holds no dataset: vlmguard synth run comes first")
     pictures = PictureStore(folder / "pictures")
     for row in read_rows(folder / "data.jsonl"):
         body = row | {"licence": "", "origin": "", "safe": None, "unsafe": None}
@@ -293,13 +321,24 @@ def export_trl(folder: Path, rewriter_input: Callable[[Chat], Chat]) -> int:
     turns = pyarrow.list_(pyarrow.struct([("role", text), ("content", pyarrow.list_(part))]))
     images = pyarrow.list_(pyarrow.struct([("bytes", pyarrow.binary()), ("path", text)]))
     schema = pyarrow.schema([("id", text), ("prompt", turns), ("completion", turns), ("images", images)])
+    count = 0
+    rows = training_rows(folder, rewriter_input)
     (folder / "trl").mkdir(exist_ok=True)
     files = {name: folder / "trl" / f"{name}.parquet" for name in ("train", "validation")}
-    writers = {name: parquet.ParquetWriter(file, schema, compression="zstd") for name, file in files.items()}
-    count = 0
-    for row in training_rows(folder, rewriter_input):
-        writers[row.pop("split")].write_table(pyarrow.Table.from_pylist([row], schema=schema))
-        count += 1
-    for writer in writers.values():
-        writer.close()
+    writers = {
+        name: parquet.ParquetWriter(file.with_suffix(".new"), schema, compression="zstd")
+        for name, file in files.items()
+    }
+    try:
+        for chunk in iter(lambda: list(islice(rows, 64)), []):
+            for name, writer in writers.items():
+                held = [{key: row[key] for key in schema.names} for row in chunk if row["split"] == name]
+                if held:
+                    writer.write_table(pyarrow.Table.from_pylist(held, schema=schema))
+            count += len(chunk)
+    finally:
+        for writer in writers.values():
+            writer.close()
+    for file in files.values():
+        file.with_suffix(".new").replace(file)
     return count

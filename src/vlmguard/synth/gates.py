@@ -10,11 +10,13 @@ from collections.abc import Iterable, Sequence
 
 from vlmguard.checks import check_rewrite
 from vlmguard.errors import RewriteError
+from vlmguard.language import detect
 from vlmguard.policy import Action, Policy
 from vlmguard.types import Chat, Evidence, Level, Modality, RiskReport, Verdict
 
 GATES = (
     "answers",
+    "nothing to mend",
     "grammar",
     "false alarm",
     "missed",
@@ -23,15 +25,16 @@ GATES = (
     "checks",
     "need",
     "outcome",
-    "nothing to mend",
 )
 """The names of the filters, in order."""
 
 _ABOUT_ANSWERS = re.compile(
-    r"\b(?:the|an?|this|that|both|either|first|second|safe|unsafe|harmful|good|bad|better|other|model's|assistant's)\s+"
-    r"(?:\w+\s+)?(?:answers?|responses?|repl(?:y|ies)|completions?|refusals?|outputs?)\b"
+    r"\b(?:safe|unsafe|harmful|harmless|first|second|other|both|either|better|worse|two|model's|assistant's)\s+"
+    r"(?:\w+\s+)?(?:answers?|responses?|repl(?:y|ies)|completions?|refusals?)\b"
+    r"|\b(?:answers?|responses?) [AB]\b"
     r"|\b(?:the (?:model|assistant|AI)) (?:says|said|answers|answered|refuses|refused|complies|complied|responds|responded)\b"
-    r"|\b(?:responded|answered|replied|refused) (?:by|with|that|to)\b",
+    r"|\b(?:should|would|must|to) be (?:answered|refused|declined)\b"
+    r"|\bthe (?:answers?|responses?|completions?) (?:tells?|gives?|says?|explains?|fails?|refuses?|misses|complies|provides?)\b",
     re.IGNORECASE,
 )
 _SHARED = 6
@@ -78,14 +81,29 @@ def grounding(evidence: Sequence[Evidence], chat: Chat) -> str | None:
         named = _content_words(item.observation)
         if not named:
             return f"it names nothing: {item.observation!r}"
-        if item.modality is Modality.TEXT and item.source == "text" and asked and not named & asked:
+        if (
+            item.modality is Modality.TEXT
+            and item.source == "text"
+            and not _speaks_of(named, item.observation, chat, asked)
+        ):
             return f"it names nothing of the words: {item.observation!r}"
     return None
 
 
+def _speaks_of(named: set[str], observation: str, chat: Chat, asked: set[str]) -> bool:
+    """Whether an observation shares a word with the request. Where it is in another language, words cannot tell."""
+    if not asked or named & asked:
+        return True
+    languages = {detect(observation), detect(chat.prompt)}
+    return len(languages - {"und"}) > 1
+
+
 def _content_words(text: str) -> set[str]:
-    """Stems of a sort: the first five letters tell words apart well enough, and 'mixes' is 'mixing'."""
-    return {word.casefold()[:5] for word in _WORD.findall(text) if word.casefold() not in _EMPTY_WORDS}
+    """Stems of a sort: the first five letters tell words apart well enough, and 'mixes' is 'mixing'. Of scripts without spaces
+    every letter is one.
+    """
+    words = {word.casefold()[:5] for word in _WORD.findall(text) if word.casefold() not in _EMPTY_WORDS}
+    return words | {letter for letter in text if letter >= "\u2e80" and letter.isalpha()}
 
 
 def rewrite_checks(chat: Chat, prompt: str, policy: Policy) -> str | None:
@@ -110,14 +128,12 @@ def decision(report: RiskReport, policy: Policy, *, benign: bool) -> tuple[str, 
     return None
 
 
-def outcome(before: Verdict, after: Verdict) -> tuple[str, str] | None:
-    """(gate, reason) unless the rewrite turned an answer that was not safe and helpful into one that is."""
-    if before.safe is None or after.safe is None or after.helpful is None:
-        return "outcome", "not judged"
-    if before.safe and before.helpful:
-        return "nothing to mend", "the target answers the original safely and helpfully"
+def outcome(after: Verdict) -> str | None:
+    """Why the target's answer to a rewrite does not pass."""
+    if after.safe is None or after.helpful is None:
+        return "the answer to the rewrite was not judged"
     if not after.safe:
-        return "outcome", "the target still answers unsafely"
+        return "the target still answers unsafely"
     if not after.helpful:
-        return "outcome", "the target answers safely, and does not help"
+        return "the target answers safely, and does not help"
     return None

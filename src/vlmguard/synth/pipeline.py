@@ -10,17 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from vlmguard import trace
 from vlmguard.errors import TraceError
 from vlmguard.policy import Policy
 from vlmguard.prompts import prompts_hash
-from vlmguard.protocols import Judge, Model
+from vlmguard.protocols import Model
 from vlmguard.synth import gates
 from vlmguard.synth.causal import causal
+from vlmguard.synth.crew import Crew
 from vlmguard.synth.hindsight import hindsight, observe
 from vlmguard.synth.optimise import optimise, write_twin
 from vlmguard.synth.recipe import Recipe
@@ -29,7 +30,6 @@ from vlmguard.trace import Causes, render_evidence
 from vlmguard.types import (
     Answer,
     Chat,
-    Completion,
     Evidence,
     Finding,
     Level,
@@ -42,20 +42,6 @@ from vlmguard.types import (
     Text,
     Verdict,
 )
-
-T = TypeVar("T")
-NeedJudge = Callable[[Chat, str], Awaitable[bool | None]]
-"""Whether a refined prompt keeps what the user may legitimately need; ``None`` = could not be judged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """Who works on a row. ``None`` leaves out what they would do."""
-
-    teacher: Model
-    target: Model | None = None
-    judge: Judge | None = None
-    need: NeedJudge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +68,6 @@ class Memory:
     known: dict[str, tuple[str, Any]] = field(default_factory=dict)
     """Step → (key, value as JSON)."""
     save: Callable[[str, str, Any, float], None] = lambda step, key, value, seconds: None
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
     async def step(self, name: str, key: str, work: Callable[[], Awaitable[Any]]) -> Any:
         """The value of a step: remembered when its key is the same, else worked out and saved."""
@@ -95,21 +78,6 @@ class Memory:
         self.known[name] = (key, value)
         self.save(name, key, value, time.perf_counter() - started)
         return value
-
-
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """A model whose calls are counted in a row's memory."""
-
-    model: Model
-    memory: Memory
-
-    async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
-        completion = await self.model.generate(chat, sampling)
-        self.memory.calls += 1
-        self.memory.prompt_tokens += completion.usage.prompt_tokens
-        self.memory.completion_tokens += completion.usage.completion_tokens
-        return completion
 
 
 class _Stop(Exception):
@@ -128,12 +96,16 @@ async def synthesise(row: Row, crew: Crew, recipe: Recipe, policy: Policy, memor
         return stop.rejected
 
 
-async def make_twin(row: Row, crew: Crew, recipe: Recipe, memory: Memory) -> Row:
+TWIN = "+twin"
+"""Behind the id of a risky row: the id of its harmless twin."""
+
+
+async def make_twin(row: Row, crew: Crew, memory: Memory) -> Row:
     """The harmless twin of a risky row: same pictures, another wish. Raises ``ModelError``, ``TraceError``."""
-    key = _key("twin", row, recipe.teacher, prompts_hash("twin"))
-    prompt = await memory.step("twin", key, lambda: write_twin(_Counted(crew.teacher, memory), row.chat))
+    key = _key("twin", row, _identity_of(crew, "teacher"), prompts_hash("twin"))
+    prompt = await memory.step("twin", key, lambda: write_twin(crew.teacher, row.chat))
     return Row(
-        id=f"{row.id}-twin",
+        id=f"{row.id}{TWIN}",
         chat=simple_chat(prompt, row.chat.images),
         benign=True,
         licence=row.licence,
@@ -145,23 +117,24 @@ class _Way:
     """The way of one row; each method is one step of it."""
 
     def __init__(self, row: Row, crew: Crew, recipe: Recipe, policy: Policy, memory: Memory) -> None:
-        self._row = row.without_images() if "text-only" in recipe.ablations else row
+        self._row = row
         self._recipe = recipe
         self._policy = policy
         self._memory = memory
         self._crew = crew
-        self._teacher = _Counted(crew.teacher, memory)
-        self._target = None if crew.target is None else _Counted(crew.target, memory)
+        self._teacher = crew.teacher
+        self._target = crew.target
         self._sampling = Sampling(max_tokens=800, seed=recipe.seed)
 
     async def go(self) -> Kept | Rejected:
         if self._row.benign:
             return await self._benign()
         self._row = await self._with_answers()
+        before = await self._before()
         evidence = await self._evidence()
         causes = await self._causes(evidence)
         self._gate_trace(evidence, causes)
-        return await self._best_rewrite(evidence, causes)
+        return await self._best_rewrite(evidence, causes, before)
 
     async def _benign(self) -> Kept:
         causes = await self._causes(())
@@ -186,7 +159,7 @@ class _Way:
         """The teacher's answer under the policy's static safety prompt."""
         prompt = self._policy.say(self._policy.safety_prompt, "en")
         chat = Chat((Message("system", (Text(prompt),)), *self._row.chat.messages))
-        key = _key("safe", self._row, self._recipe.teacher, prompt, self._recipe.seed)
+        key = _key("safe", self._row, self._identity("teacher"), prompt, self._recipe.seed)
         return str(await self._memory.step("answer.safe", key, lambda: self._say(self._teacher, chat)))
 
     async def _sample_unsafe(self) -> str:
@@ -197,7 +170,7 @@ class _Way:
     async def _target_answer(self, chat: Chat, step: str) -> str:
         assert self._target is not None
         target = self._target
-        key = _key("target", chat, self._recipe.target, self._recipe.seed)
+        key = _key("target", chat, self._identity("target"), self._recipe.seed)
         return str(await self._memory.step(step, key, lambda: self._say(target, chat)))
 
     async def _say(self, model: Model, chat: Chat) -> str:
@@ -207,7 +180,8 @@ class _Way:
         """A sampled answer is what it was sampled for. Without a judge the source's word and the sampling's are taken."""
         if given or self._crew.judge is None:
             return
-        verdict = await self._judged(self._row.chat, answer, f"confirm.{'safe' if expected else 'unsafe'}")
+        # The unsafe one is the raw answer, which the outcome test judges, too: once is enough.
+        verdict = await self._judged(self._row.chat, answer, "judge.safe" if expected else "judge.raw")
         if verdict.safe is not expected:
             found = {True: "safe", False: "unsafe", None: "not judged"}[verdict.safe]
             raise _Stop("answers", f"the answer sampled as {'safe' if expected else 'unsafe'} is {found}")
@@ -216,11 +190,10 @@ class _Way:
         judge = self._crew.judge
         assert judge is not None
         sample = Sample(self._row.id, chat, harmful=not self._row.benign, category=self._row.category)
-        key = _key("judge", chat, answer, judge.name)
+        key = _key("judge", chat, answer, judge.name, self._identity("judge"))
 
         async def work() -> Any:
             verdict = await judge(sample, Answer(answer))
-            self._memory.calls += 1
             return [verdict.judge, verdict.safe, verdict.helpful, verdict.refused, verdict.safety, verdict.rationale]
 
         return Verdict(*await self._memory.step(step, key, work))
@@ -231,7 +204,7 @@ class _Way:
         blind = "no-hindsight" in self._recipe.ablations
         name = "observe" if blind else "hindsight"
         answers = () if blind else (self._row.safe, self._row.unsafe)
-        key = _key(name, self._row, *answers, self._recipe.teacher, prompts_hash(name), self._recipe.seed)
+        key = _key(name, self._row, *answers, self._identity("teacher"), prompts_hash(name), self._recipe.seed)
 
         async def work() -> Any:
             found = await (observe if blind else hindsight)(self._teacher, self._row, self._sampling)
@@ -243,7 +216,7 @@ class _Way:
         if "no-causal" in self._recipe.ablations and not self._row.benign:
             return self._plain_causes(evidence)
         key = _key(
-            "causal", self._row, render_evidence(evidence), self._recipe.teacher, prompts_hash("causal"),
+            "causal", self._row, render_evidence(evidence), self._identity("teacher"), prompts_hash("causal"),
             self._policy.hash, self._recipe.seed,
         )  # fmt: skip
 
@@ -278,7 +251,7 @@ class _Way:
             seed=self._recipe.seed + attempt,
         )
         key = _key(
-            "optimise", self._row, trace.render_causes(causes), self._recipe.teacher, prompts_hash("optimise"),
+            "optimise", self._row, trace.render_causes(causes), self._identity("teacher"), prompts_hash("optimise"),
             self._policy.hash, sampling.temperature, sampling.seed,
         )  # fmt: skip
 
@@ -318,17 +291,17 @@ class _Way:
         if reason := gates.grounding(evidence, self._row.chat):
             raise _Stop("grounding", reason)
 
-    async def _best_rewrite(self, evidence: tuple[Evidence, ...], causes: Causes) -> Kept | Rejected:
+    async def _best_rewrite(
+        self, evidence: tuple[Evidence, ...], causes: Causes, before: Verdict | None
+    ) -> Kept | Rejected:
         """Best of k: of the rewrites that pass every gate the one with the safest answer; else the last one's reason."""
         best: Kept | None = None
         last = Rejected("outcome", "no rewrite was tried")
         for attempt in range(self._recipe.best_of):
             try:
-                kept = await self._try_rewrite(evidence, causes, attempt)
+                kept = await self._try_rewrite(evidence, causes, before, attempt)
             except _Stop as stop:
                 last = stop.rejected
-                if last.gate == "nothing to mend":
-                    break
                 continue
             if best is None or _safety(kept) > _safety(best):
                 best = kept
@@ -336,7 +309,9 @@ class _Way:
                 break
         return best or last
 
-    async def _try_rewrite(self, evidence: tuple[Evidence, ...], causes: Causes, attempt: int) -> Kept:
+    async def _try_rewrite(
+        self, evidence: tuple[Evidence, ...], causes: Causes, before: Verdict | None, attempt: int
+    ) -> Kept:
         prompt = await self._rewrite(causes, attempt)
         if reason := gates.rewrite_checks(self._row.chat, prompt, self._policy):
             raise _Stop("checks", reason)
@@ -345,11 +320,11 @@ class _Way:
             refinement = Refinement(causes.understanding, causes.report, evidence, causes.analysis, prompt)
         except ValueError as error:
             raise _Stop("grammar", str(error)) from error
-        if self._target is None or self._crew.judge is None:
+        if before is None:
             return Kept(refinement)
-        before, after = await self._outcome(prompt, attempt)
-        if found := gates.outcome(before, after):
-            raise _Stop(*found)
+        after = await self._after(prompt, attempt)
+        if reason := gates.outcome(after):
+            raise _Stop("outcome", reason)
         return Kept(refinement, before, after)
 
     async def _gate_need(self, prompt: str, attempt: int) -> None:
@@ -358,24 +333,41 @@ class _Way:
             return
 
         async def work() -> Any:
-            self._memory.calls += 1
             return await need(self._row.chat, prompt)
 
-        judge = self._crew.judge.name if self._crew.judge else ""
-        kept = await self._memory.step(f"need.{attempt}", _key("need", self._row, prompt, judge), work)
+        key = _key("need", self._row, prompt, self._identity("judge"), prompts_hash("need"))
+        kept = await self._memory.step(f"need.{attempt}", key, work)
         if kept is not True:
             raise _Stop(
                 "need", "it loses the user's need" if kept is False else "whether the need is kept was not judged"
             )
 
-    async def _outcome(self, prompt: str, attempt: int) -> tuple[Verdict, Verdict]:
-        """With the rewrite the target's answer is to be safe and helpful; without it it was not."""
-        chat = self._row.chat
+    # -- the outcome test: with the rewrite the target's answer is to be safe and helpful; without it it was not
+
+    async def _before(self) -> Verdict | None:
+        """The verdict on the target's answer to the original, before anything is paid for a rewrite; ``None`` without a test."""
+        if self._target is None or self._crew.judge is None:
+            return None
         sampled = "answer.unsafe" in self._memory.known
-        raw = await self._target_answer(chat, "answer.unsafe" if sampled else "answer.raw")
-        before = await self._judged(chat, raw, "judge.raw")
+        raw = await self._target_answer(self._row.chat, "answer.unsafe" if sampled else "answer.raw")
+        before = await self._judged(self._row.chat, raw, "judge.raw")
+        if before.safe is None:
+            raise _Stop("outcome", "the answer to the original was not judged")
+        if before.safe and before.helpful:
+            raise _Stop("nothing to mend", "the target answers the original safely and helpfully")
+        return before
+
+    async def _after(self, prompt: str, attempt: int) -> Verdict:
+        chat = self._row.chat
         mended = await self._target_answer(chat.with_prompt(chat.last_user_turn, prompt), f"answer.{attempt}")
-        return before, await self._judged(chat, mended, f"judge.{attempt}")
+        return await self._judged(chat, mended, f"judge.{attempt}")
+
+    def _identity(self, role: str) -> str:
+        return _identity_of(self._crew, role)
+
+
+def _identity_of(crew: Crew, role: str) -> str:
+    return crew.identities.get(role, "")
 
 
 def _safety(kept: Kept) -> float:
@@ -394,7 +386,5 @@ def _identity(part: Any) -> Any:
             return part.chat.prefix_hash(len(part.chat.messages) - 1)
         case Chat():
             return part.prefix_hash(len(part.messages) - 1)
-        case Mapping():
-            return {str(key): _identity(value) for key, value in part.items()}
         case _:
             return part

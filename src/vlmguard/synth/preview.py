@@ -24,10 +24,8 @@ class Estimate:
     completion_tokens: int
 
 
-def estimate(store: Store, done: int) -> Estimate:
-    """Scales what ``done`` rows cost to all that are pending."""
-    pending = sum(count for (state, _), count in store.counts().items() if state == "pending")
-    spent = store.spent()
+def estimate(pending: int, done: int, spent: dict[str, int]) -> Estimate:
+    """Scales what ``done`` rows cost (``spent``) to the ``pending`` ones."""
     share = pending / max(1, done)
     return Estimate(
         pending, *(round(spent.get(name, 0) * share) for name in ("calls", "prompt_tokens", "completion_tokens"))

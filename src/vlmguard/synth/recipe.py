@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,8 +68,10 @@ class Recipe:
                 raise InputError(f"{word!r} is no ablation; these are: {', '.join(ABLATIONS)}")
         if isinstance(self.mix, str) and self.mix and self.mix not in MIXES:
             raise InputError(f"{self.mix!r} is no mix; these are: {', '.join(MIXES)}, or a ratio of benign and risky")
-        if not isinstance(self.mix, str) and (set(self.mix) != {"benign", "risky"} or min(self.mix.values()) < 0):
-            raise InputError("a mix is a ratio of 'benign' and 'risky', neither below 0")
+        if not isinstance(self.mix, str):
+            _check_ratio(self.mix)
+        if not 0 <= self.temperature <= 2:
+            raise InputError("temperature is a number from 0 to 2")
         if self.best_of < 1 or self.concurrency < 1:
             raise InputError("best_of and concurrency start at 1")
         if not 0 <= self.validation < 1:
@@ -94,6 +97,20 @@ class Recipe:
         return hashlib.sha256(json.dumps(form, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def _check_ratio(mix: Mapping[str, Any]) -> None:
+    shares = list(mix.values())
+    numbers = all(isinstance(share, int | float) and not isinstance(share, bool) for share in shares)
+    if (
+        set(mix) != {"benign", "risky"}
+        or not numbers
+        or not all(0 <= share < math.inf for share in shares)
+        or not any(shares)
+    ):
+        raise InputError(
+            "a mix is a ratio of 'benign' and 'risky', two numbers that are not below 0, one of them above"
+        )
+
+
 def load_recipe(path: Path) -> Recipe:
     """The recipe in a YAML file. Raises ``InputError`` with the key and the reason."""
     try:
@@ -113,7 +130,9 @@ def load_recipe(path: Path) -> Recipe:
         if key not in table:
             raise InputError(f"{path}: {key!r} is missing")
     try:
-        return Recipe(**{key: _value(key, value, hints[key]) for key, value in table.items()}, folder=path.parent)
+        return Recipe(
+            **{key: _value(key, value, hints[key]) for key, value in table.items()}, folder=path.parent.resolve()
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -37,6 +37,8 @@ class Row:
     def __post_init__(self) -> None:
         if not self.id:
             raise InputError("a row needs an id")
+        for name in ("id", "licence", "origin", "safe", "unsafe", "category"):
+            _require_text(name, getattr(self, name))
         if self.chat.last_user_turn != len(self.chat.messages) - 1:
             raise InputError("a row ends with the user's turn: that is the one to be rewritten")
 
@@ -47,6 +49,15 @@ class Row:
             for message in self.chat.messages
         )
         return replace(self, chat=Chat(messages))
+
+
+def _require_text(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise InputError(f"{name} is a string, not {value!r:.60}")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise InputError(f"{name} holds a lone surrogate: send valid Unicode text")
 
 
 def to_json(row: Row, pictures: PictureStore) -> dict[str, Any]:

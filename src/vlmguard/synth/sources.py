@@ -7,12 +7,14 @@ A source is named by a spec, ``NAME:PATH``: ``vlguard:data/VLGuard/train.json``,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from vlmguard.errors import InputError, MissingExtraError, VlmguardError
+from vlmguard.images import DEFAULT_LIMITS
 from vlmguard.jsonl import read_lines
 from vlmguard.synth.rows import Row, chat_from_messages, image_from_bytes, simple_chat
 from vlmguard.types import Image
@@ -62,6 +64,10 @@ class VLGuard:
             problems.append(f"{self._pictures} is missing: {get}")
         if not problems:
             problems += _missing_keys(_first(_json_list(self.path)), ("id", "image", "safe", "instr-resp"), self.path)
+        if not problems:
+            problems += _missing_pictures(
+                (self._pictures / str(_get(entry, "image")) for entry in _json_list(self.path)), get
+            )
         return problems
 
     @property
@@ -73,7 +79,7 @@ class VLGuard:
             yield from _guarded(f"vlguard:{_get(entry, 'id')}", lambda entry=entry: self._rows(entry))
 
     def _rows(self, entry: dict[str, Any]) -> Iterator[Row]:
-        image = _picture_file(self._pictures / entry["image"])
+        image = _picture_file(self._pictures, entry["image"])
         for pair in entry["instr-resp"]:
             kind = next(key for key in ("safe_instruction", "unsafe_instruction", "instruction") if key in pair)
             benign = kind == "safe_instruction"
@@ -105,6 +111,11 @@ class VLSBench:
             problems += _missing_keys(
                 _first(_json_list(self.path)), ("instruction_id", "instruction", "image_path"), self.path
             )
+        if not problems:
+            folder = self.path.parent
+            problems += _missing_pictures(
+                (folder / str(_get(entry, "image_path")) for entry in _json_list(self.path)), get
+            )
         return problems
 
     def rows(self) -> Iterator[Row | BadRow]:
@@ -114,7 +125,7 @@ class VLSBench:
     def _rows(self, entry: dict[str, Any]) -> Iterator[Row]:
         yield Row(
             id=f"vlsbench-{entry['instruction_id']}",
-            chat=simple_chat(entry["instruction"], (_picture_file(self.path.parent / entry["image_path"]),)),
+            chat=simple_chat(entry["instruction"], (_picture_file(self.path.parent, entry["image_path"]),)),
             benign=False,
             licence=self.licence,
             origin=f"vlsbench:{entry['instruction_id']}",
@@ -124,7 +135,8 @@ class VLSBench:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """A folder (or file) of Parquet with a question, a picture and answers: SPA-VL and BeaverTails-V.
+    """A folder (or file) of Parquet with a question, a picture and answers: SPA-VL and BeaverTails-V. Of a folder only the
+    files that belong to no test or validation split.
 
     Either ``chosen`` and ``rejected`` (the safe and the unsafe answer), or one ``response`` with ``is_response_safe``.
     """
@@ -138,17 +150,22 @@ class Preferences:
     def check(self) -> list[str]:
         files = _parquet_files(self.path)
         if not files:
-            return [f"{self.path} holds no Parquet file: {self.get}"]
-        columns = set(_parquet(files[0]).schema_arrow.names)
-        missing = [name for name in ("question", "image") if name not in columns]
-        if not {"chosen", "rejected"} <= columns and not {"response", "is_response_safe"} <= columns:
-            missing.append("chosen and rejected (or response and is_response_safe)")
-        return [f"{files[0]} lacks {', '.join(missing)}; it has {', '.join(sorted(columns))}"] if missing else []
+            return [f"{self.path} holds no Parquet file of a training split: {self.get}"]
+        problems = []
+        for file in files:
+            columns = set(_parquet(file).schema_arrow.names)
+            missing = [name for name in ("question", "image") if name not in columns]
+            if not {"chosen", "rejected"} <= columns and not {"response", "is_response_safe"} <= columns:
+                missing.append("chosen and rejected (or response and is_response_safe)")
+            if missing:
+                problems.append(f"{file} lacks {', '.join(missing)}; it has {', '.join(sorted(columns))}")
+        return problems
 
     def rows(self) -> Iterator[Row | BadRow]:
         for file in _parquet_files(self.path):
+            place = file.relative_to(self.path.parent).with_suffix("").as_posix()
             for number, entry in enumerate(parquet_rows(file)):
-                origin = f"{self.name}:{file.name}:{number}"
+                origin = f"{self.name}:{place}:{number}"
                 yield from _guarded(origin, lambda entry=entry, origin=origin: iter((self._row(entry, origin),)))
 
     def _row(self, entry: dict[str, Any], origin: str) -> Row:
@@ -157,7 +174,7 @@ class Preferences:
             is_safe = str(entry["is_response_safe"]).lower() in ("yes", "true", "1")
             safe, unsafe = (entry["response"], None) if is_safe else (None, entry["response"])
         return Row(
-            id=origin.replace(":", "-"),
+            id=origin.replace(":", "-").replace("/", "-"),
             chat=simple_chat(entry["question"], (_embedded_picture(entry["image"], self.path, origin),)),
             benign=False,
             licence=self.licence,
@@ -223,6 +240,7 @@ class Generic:
         )
 
 
+_HELD_OUT = re.compile(r"(?:^|[/_-])(?:test|eval|valid|dev)", re.IGNORECASE)
 _FIELDS = frozenset({"id", "prompt", "messages", "images", "benign", "safe", "unsafe", "category", "licence"})
 
 
@@ -298,9 +316,23 @@ def _json_list(path: Path) -> Iterator[Any]:
     yield from entries
 
 
-def _picture_file(path: Path) -> Image:
+def _missing_pictures(paths: Iterator[Path], get: str) -> list[str]:
+    missing = [path for path in paths if not path.is_file()]
+    if not missing:
+        return []
+    return [f"{len(missing)} picture(s) are missing, the first is {missing[0]}: {get}"]
+
+
+def _picture_file(folder: Path, name: str) -> Image:
+    """A picture in ``folder``. A path that leads out of it is refused: who wrote the file may not be who runs it."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise InputError(f"the picture {name!r} does not lie in {folder}: put pictures into the source's folder")
+    if not path.is_file():
+        raise InputError(f"the picture {path} is missing or no regular file")
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(DEFAULT_LIMITS.max_bytes + 1)
     except OSError as error:
         raise InputError(f"the picture {path} cannot be read: {error.strerror}") from error
     return image_from_bytes(data, path.name)
@@ -316,12 +348,14 @@ def _embedded_picture(value: Any, folder: Path, origin: str) -> Image:
     if isinstance(value, bytes):
         return image_from_bytes(value, origin)
     if isinstance(value, str) and value:
-        return _picture_file((folder if folder.is_dir() else folder.parent) / value)
+        return _picture_file(folder if folder.is_dir() else folder.parent, value)
     raise InputError("the row has no picture")
 
 
 def _parquet_files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*.parquet") if not _HELD_OUT.search(file.relative_to(path).as_posix()))
 
 
 def _parquet(path: Path) -> Any:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
 from vlmguard import trace
-from vlmguard.errors import TraceError
+from vlmguard.errors import ModelError, TraceError
 from vlmguard.policy import Policy
+from vlmguard.prompts import prompts_hash
+from vlmguard.synth.crew import Crew, OutageError
 from vlmguard.synth.pictures import PictureStore
-from vlmguard.synth.pipeline import Crew, Kept, Memory, make_twin, synthesise
+from vlmguard.synth.pipeline import Kept, Memory, Rejected, make_twin, synthesise
 from vlmguard.synth.recipe import Recipe
-from vlmguard.synth.rows import from_json, to_json
-from vlmguard.synth.store import FAILED, KEPT, REJECTED
+from vlmguard.synth.rows import Row, from_json, to_json
+from vlmguard.synth.store import FAILED, KEPT, REJECTED, StoreError
 from vlmguard.types import Verdict
 
 Save = Callable[[str, str, Any, float], None]
@@ -28,41 +32,73 @@ async def work(
     pictures: PictureStore,
     save: Save,
 ) -> dict[str, Any]:
-    """``{"state", "gate", "reason", "result", "twin", "calls", "prompt_tokens", "completion_tokens"}`` of one row.
+    """``{"state", "gate", "reason", "result", "twin"}`` of one row; ``twin`` is another row that is to be done, or ``None``.
 
-    Raises ``ModelError`` when a model cannot be asked: whether that is the row's fault the engine decides.
+    A row that cannot be worked on has ``failed``, whatever is wrong with it: it must not end the run. Raises ``OutageError``,
+    when it is a model that answers nobody, and ``StoreError``.
     """
-    memory = Memory(known, save)
-    row = from_json(body, pictures)
-    ended = await synthesise(row, crew, recipe, policy, memory)
-    twin = None
-    if recipe.writes_twins and not row.benign:
-        try:
-            twin = to_json(await make_twin(row, crew, recipe, memory), pictures) | {"twin": True}
-        except TraceError:
-            twin = None  # a twin is a bonus: the row itself stands
-    spent = {
-        "calls": memory.calls,
-        "prompt_tokens": memory.prompt_tokens,
-        "completion_tokens": memory.completion_tokens,
-    }
-    if isinstance(ended, Kept):
-        return {"state": KEPT, "gate": "", "reason": "", "result": _form(ended), "twin": twin, **spent}
-    return {"state": REJECTED, "gate": ended.gate, "reason": ended.reason, "result": None, "twin": twin, **spent}
+    try:
+        row = from_json(body, pictures)
+        memory = Memory(known, save)
+        ended = await synthesise(row, crew, recipe, policy, memory)
+        if isinstance(ended, Rejected):
+            return _ended(REJECTED, ended.gate, ended.reason)
+        wanted = recipe.writes_twins and not row.benign
+        twin = await _twin(row, crew, memory, body, pictures) if wanted else None
+        return _ended(KEPT, result=_form(ended) | {"made_by": made_by(crew, recipe)}, twin=twin)
+    except (OutageError, StoreError):
+        raise
+    except Exception as error:
+        return _ended(FAILED, reason=f"{type(error).__name__}: {error}")
 
 
-def failed(error: BaseException) -> dict[str, Any]:
-    """The same shape for a row that could not be worked on."""
+async def _twin(
+    row: Row, crew: Crew, memory: Memory, body: dict[str, Any], pictures: PictureStore
+) -> dict[str, Any] | None:
+    """A twin is a bonus: where the teacher writes none that can be read, or cannot be asked for it, the row itself stands."""
+    try:
+        made = await make_twin(row, crew, memory)
+    except OutageError:
+        raise
+    except (TraceError, ModelError):
+        return None
+    return to_json(made, pictures) | {"clusters": body.get("clusters", [])}
+
+
+def made_by(crew: Crew, recipe: Recipe) -> dict[str, Any]:
+    """Who and what made a row, as it was when it was made."""
     return {
-        "state": FAILED,
-        "gate": "",
-        "reason": f"{type(error).__name__}: {error}",
-        "result": None,
-        "twin": None,
-        "calls": 0,
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
+        "models": dict(crew.names),
+        "seed": recipe.seed,
+        "ablations": list(recipe.ablations),
+        "prompts": {name: prompts_hash(name)[:16] for name in PROMPTS},
     }
+
+
+def run_fingerprint(crew: Crew, recipe: Recipe, policy: Policy) -> str:
+    """Digest of everything that decides what a row becomes: settings, models with their weights, prompts, policy."""
+    parts = [
+        recipe.fingerprint(),
+        policy.hash,
+        sorted(crew.identities.items()),
+        "" if crew.judge is None else crew.judge.name,
+        prompts_hash(*PROMPTS),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+PROMPTS = ("hindsight", "observe", "causal", "optimise", "twin", "need")
+"""The templates of the synthesis. A judge's own is part of its name."""
+
+
+def _ended(
+    state: str,
+    gate: str = "",
+    reason: str = "",
+    result: dict[str, Any] | None = None,
+    twin: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {"state": state, "gate": gate, "reason": reason, "result": result, "twin": twin}
 
 
 def _form(kept: Kept) -> dict[str, Any]:
