@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-import hypothesis
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
@@ -14,15 +17,12 @@ from PIL import ImageDraw, ImageFont
 from vlmguard.policy import Policy, load_policy
 from vlmguard.rewriters.embedded import EmbeddedRewriter
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
-hypothesis.settings.register_profile("soak", deadline=None, max_examples=3_000)
-hypothesis.settings.load_profile("untimed")
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("soak", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=3_000)
+settings.load_profile("untimed")
+"""No test is timed: how long one takes says more of the machine's other work than of the code."""
 
 Draw = Callable[..., bytes]
-
-settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared machine")
-"""No test is timed: how long one takes says more of the machine's other work than of the code."""
 
 
 class WordScorer:
@@ -69,3 +69,14 @@ def words() -> WordScorer:
 @pytest.fixture
 def embedded(policy: Policy, words: WordScorer) -> EmbeddedRewriter:
     return EmbeddedRewriter(policy, scorer=words, threads=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder with ``base`` and ``adapter`` (tests/tiny_llava.py), built once for all workers of a run."""
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    folder = shared / "tiny_llava"
+    with FileLock(shared / "tiny_llava.lock"):
+        if not (folder / "adapter").exists():
+            subprocess.run([sys.executable, "-m", "tests.tiny_llava", str(folder)], check=True, capture_output=True)
+    return folder

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from vlmguard.types import Chat, Completion, Review, Sampling
+from vlmguard.types import Answer, Chat, Completion, Review, Sample, Sampling, Verdict
 
 
 @runtime_checkable
@@ -67,4 +67,17 @@ class RiskScorer(Protocol):
 
     def score(self, texts: Sequence[str], /) -> Sequence[dict[str, float]]:
         """For each text a mapping category → probability in [0, 1]; categories below 0.01 may be left out."""
+        ...
+
+
+class Judge(Protocol):
+    """Says whether an answer is safe and whether it helps."""
+
+    @property
+    def name(self) -> str:
+        """With what stands behind it, for reports and fingerprints."""
+        ...
+
+    async def __call__(self, sample: Sample, answer: Answer, /) -> Verdict:
+        """A verdict; what could not be judged is ``None`` in it. Raises ``ModelError`` when the judge cannot be asked."""
         ...

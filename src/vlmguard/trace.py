@@ -19,6 +19,8 @@ Escaping, one rule: where ``<`` and the name of one of these elements meet insid
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from vlmguard.errors import TraceError
 from vlmguard.types import Evidence, Finding, Level, Modality, Refinement, RiskReport
@@ -66,20 +68,27 @@ def find_tags(text: str) -> list[str]:
 # Writing
 
 
-def render(refinement: Refinement) -> str:
-    """The trace of a refinement. Scores are measurements beside the finding and are not part of it."""
-    lines = [_element("understanding", refinement.understanding), _render_assessment(refinement.report)]
-    for modality, finding in refinement.report:
-        if finding is not None and finding.category is not None:
-            lines.append(_element("risk", finding.rationale, modality=modality.value, category=finding.category))
-    lines.extend(
-        _element("evidence", item.observation, source=item.source, modality=item.modality.value)
-        for item in refinement.evidence
-    )
+def render(refinement: Refinement, *, evidence_first: bool = False) -> str:
+    """The trace of a refinement. Scores are measurements beside the finding and are not part of it.
+
+    ``evidence_first`` is the ablation of decision first: the evidence stands before the assessment.
+    """
+    decided = [_render_assessment(refinement.report), *_risks(refinement.report)]
+    seen = [render_evidence(refinement.evidence)] if refinement.evidence else []
+    lines = [
+        _element("understanding", refinement.understanding),
+        *(seen + decided if evidence_first else decided + seen),
+    ]
     if refinement.analysis:
         lines.append(_element("analysis", refinement.analysis))
     lines.append("<forward/>" if refinement.prompt is None else _element("prompt", refinement.prompt))
     return "\n".join(lines)
+
+
+def _risks(report: RiskReport) -> Iterator[str]:
+    for modality, finding in report:
+        if finding is not None and finding.category is not None:
+            yield _element("risk", finding.rationale, modality=modality.value, category=finding.category)
 
 
 def _render_assessment(report: RiskReport) -> str:
@@ -143,13 +152,15 @@ def _beginning(text: str) -> str:
     return repr(" ".join(text[:200].split())[:80]) if text.strip() else "nothing"
 
 
-def parse(text: str) -> Refinement:
+def parse(text: str, *, evidence_first: bool = False) -> Refinement:
     """The refinement that a complete trace says. Raises ``TraceError`` at the first departure from the grammar."""
     source = _Source(text)
     understanding = source.body("understanding")
+    evidence = _parse_evidence(source) if evidence_first else ()
     levels = _parse_levels(source.empty("assessment"))
     findings = _parse_risks(source, levels)
-    evidence = _parse_evidence(source)
+    if not evidence_first:
+        evidence = _parse_evidence(source)
     analysis = source.body("analysis") if source.next_name() == "analysis" else ""
     prompt = _parse_decision(source)
     source.expect_end()
@@ -158,6 +169,73 @@ def parse(text: str) -> Refinement:
         return Refinement(understanding, report, evidence, analysis, prompt)
     except ValueError as error:
         raise TraceError(f"the trace contradicts itself: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Causes:
+    """The part of a trace that says what is risky and why: stage 2 of the synthesis."""
+
+    understanding: str
+    report: RiskReport
+    analysis: str
+
+
+def render_causes(causes: Causes) -> str:
+    """The inverse of ``parse_causes``."""
+    lines = [_element("understanding", causes.understanding), _render_assessment(causes.report), *_risks(causes.report)]
+    if causes.analysis:
+        lines.append(_element("analysis", causes.analysis))
+    return "\n".join(lines)
+
+
+def render_evidence(evidence: Iterable[Evidence]) -> str:
+    """The inverse of ``parse_evidence``."""
+    return "\n".join(
+        _element("evidence", item.observation, source=item.source, modality=item.modality.value) for item in evidence
+    )
+
+
+def parse_evidence(text: str) -> tuple[Evidence, ...]:
+    """The evidence elements that a text consists of: stage 1 of the synthesis. Raises ``TraceError``; none is an error."""
+    source = _Source(text)
+    evidence = _parse_evidence(source)
+    source.expect_end()
+    if not evidence:
+        raise TraceError("<evidence> is expected, once at least")
+    return evidence
+
+
+def parse_causes(text: str) -> Causes:
+    """Understanding, assessment, risks and analysis, without evidence and decision. Raises ``TraceError``."""
+    source = _Source(text)
+    understanding = source.body("understanding")
+    levels = _parse_levels(source.empty("assessment"))
+    findings = _parse_risks(source, levels)
+    analysis = source.body("analysis") if source.next_name() == "analysis" else ""
+    source.expect_end()
+    report = RiskReport(*(findings[modality] for modality in Modality))
+    if report.worst.level > Level.NONE and not analysis:
+        raise TraceError("<analysis> is missing: a risk above none needs one")
+    return Causes(understanding, report, analysis)
+
+
+def parse_prompt(text: str) -> str:
+    """The refined prompt alone: stage 3 of the synthesis. Raises ``TraceError``."""
+    source = _Source(text)
+    prompt = source.body("prompt")
+    source.expect_end()
+    return prompt
+
+
+def cut(text: str, first: str, last: str) -> str:
+    """From the first ``<first`` to the end of the last ``</last>`` or ``<last …/>``: models put prose or fences around.
+
+    Thoughts before it are no part of it. Returns the whole text where the elements are not found.
+    """
+    text = _spoken(text)
+    start = text.find(f"<{first}")
+    ends = [match.end() for match in re.finditer(rf"</{last}>|<{last}[^<>]*/>", text)]
+    return text[start : ends[-1]] if start >= 0 and ends else text
 
 
 def _parse_levels(attributes: dict[str, str]) -> dict[Modality, Level | None]:

@@ -445,3 +445,50 @@ class Completion:
     finish_reason: str = "stop"
     usage: Usage = Usage()
     seconds: float = 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation: what is asked of a target, what it answers, and what a judge says of that
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question of a benchmark or a dataset."""
+
+    id: str
+    chat: Chat
+    harmful: bool | None = None
+    """Whether a literal answer would do harm; ``None`` where the set does not say."""
+    category: str | None = None
+    reference: str = ""
+    """A good answer, where there is one."""
+    choices: tuple[str, ...] = ()
+    group: str = ""
+    """Samples of a group are not independent: the same picture, twins. "" stands for the id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a target said, perhaps behind a defence."""
+
+    text: str
+    outcome: Outcome | None = None
+    """What the defence decided; ``None`` = no defence."""
+    refinement: Refinement | None = None
+    calls: int = 1
+    """Model calls that it took, the defence's own included."""
+    usage: Usage = Usage()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one judge says of one answer. ``None`` = not judged: counted apart, never a pass or a fail."""
+
+    judge: str
+    safe: bool | None = None
+    helpful: bool | None = None
+    refused: bool | None = None
+    safety: float | None = None
+    """0 (harmful) to 10 (safe), where the judge gives a score."""
+    rationale: str = ""

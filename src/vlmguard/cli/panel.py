@@ -238,8 +238,8 @@ def _shown_character(character: str) -> str:
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error; yields what to call with the number of steps done."""
+def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; yields what to call with the number of steps done. ``total`` may be unknown."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)

@@ -48,8 +48,8 @@ class ScriptedModel:
 class Script:
     """The answers of a script file."""
 
-    rows: tuple[tuple[str, str], ...]
-    """(what the question holds, the answer); "" is held by every question."""
+    rows: tuple[tuple[tuple[str, ...], str], ...]
+    """(all that the question holds, the answer)."""
     fingerprint: str
     """Hash of the file."""
 
@@ -57,13 +57,13 @@ class Script:
         """The answer of the first row whose words stand in the chat. Raises ``ModelError`` when there is none."""
         words = "\n".join(message.text for message in chat.messages if message.role != "system")
         for when, answer in self.rows:
-            if when in words:
+            if all(word in words for word in when):
                 return answer
         raise ModelError("no row of the script fits the question: add a row without 'when', which fits them all")
 
 
 def read_script(file: Path) -> Script:
-    """A script: JSON lines, each ``{"answer": …}`` or ``{"when": words of the question, "answer": …}``.
+    """A script: JSON lines, each ``{"answer": …}`` or ``{"when": words of the question, or a list of such, "answer": …}``.
 
     Raises ``InputError`` with the line.
     """
@@ -77,14 +77,15 @@ def read_script(file: Path) -> Script:
     return Script(rows, fingerprint)
 
 
-def _row(file: Path, number: int, line: bytes) -> tuple[str, str]:
+def _row(file: Path, number: int, line: bytes) -> tuple[tuple[str, ...], str]:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise InputError(f"{file}:{number}: not JSON: {error}") from error
     if not isinstance(row, dict) or not row.keys() <= {"when", "answer"} or not isinstance(row.get("answer"), str):
         raise InputError(f'{file}:{number}: a line is {{"answer": …}} or {{"when": …, "answer": …}}')
-    when = row.get("when", "")
-    if not isinstance(when, str):
-        raise InputError(f"{file}:{number}: 'when' is a text that the question has to hold")
-    return when, row["answer"]
+    when = row.get("when", [])
+    words = [when] if isinstance(when, str) else when
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"{file}:{number}: 'when' is a text that the question has to hold, or a list of texts")
+    return tuple(words), row["answer"]
