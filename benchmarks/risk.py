@@ -3,8 +3,8 @@
     python -m benchmarks.risk [--rows 150]
 
 Rows are those of data/risk on the test side of the split, which nothing was trained or tuned on; a score of 0.6 counts as
-flagged. Speed is of one thread, warm, with the share of everyday texts that the fast pass settles; ratios and shares hold on
-other machines, milliseconds do not.
+flagged. Speed is processor time of one thread, warm (what an idle core takes; other work on the machine counts little), with the share
+of everyday texts that the fast pass settles.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vlmguard.statistics import wilson
 
 ROOT = Path(__file__).parents[1]
 ACTS = 0.6
-DEPTHS = 40
+DEPTHS = 24
 
 _LEET = str.maketrans("aeiost", "431057")
 _CYRILLIC = str.maketrans("aeopcxyi", "аеорсхуі")
@@ -153,9 +153,9 @@ def timed(run: Callable[[], object], rounds: int) -> dict[str, float]:
     run()
     took = []
     for _ in range(rounds):
-        started = time.perf_counter()
+        started = time.process_time()
         run()
-        took.append((time.perf_counter() - started) * 1e3)
+        took.append((time.process_time() - started) * 1e3)
     return {"p50 ms": round(statistics.median(took), 3), "p95 ms": round(sorted(took)[int(0.95 * rounds) - 1], 3)}
 
 
@@ -175,9 +175,9 @@ def speed(scorer: EmbeddedScorer, ordinary: Sequence[Row]) -> dict[str, object]:
         "500 characters through the encoder": timed(lambda: serving._read(loaded, five_hundred), 60),
         "100 KB": timed(lambda: scorer.score([page]), 9),
     }
-    started = time.perf_counter()
+    started = time.process_time()
     scorer.score(mixed)
-    report["everyday texts a second"] = round(len(mixed) / (time.perf_counter() - started))
+    report["everyday texts a second"] = round(len(mixed) / (time.process_time() - started))
     return report
 
 
@@ -185,11 +185,11 @@ _LOAD = """
 import json, time, psutil
 import numpy
 before = psutil.Process().memory_info().rss
-started = time.perf_counter()
+started = time.process_time()
 from vlmguard.rewriters.scorer import EmbeddedScorer
-imported = time.perf_counter()
+imported = time.process_time()
 scorer = EmbeddedScorer(); scorer.score(["How do I hurt somebody?"])
-loaded = time.perf_counter()
+loaded = time.process_time()
 scorer.score(["Tell me about the weather on the coast and how to harm it. " * 1500])
 print(json.dumps({"import s": imported - started, "load and first score s": loaded - imported,
                   "memory of the process MB": psutil.Process().memory_info().rss / 1e6}))
