@@ -63,6 +63,13 @@ def test_a_harmful_sentence_in_a_long_page_is_found(scorer: EmbeddedScorer) -> N
     assert worst(hidden) > 0.35 > worst(plain)
 
 
+def test_saying_the_same_harmless_words_again_and_again_hides_nothing(scorer: EmbeddedScorer) -> None:
+    said = "The committee meets on the first Monday of the month in the library. He repaired the clock with a small screwdriver. "
+    few, many = scorer.score([said * 10 + HARMFUL[1], said * 200 + HARMFUL[1]])
+    assert worst(few) > 0.6
+    assert worst(many) > 0.6
+
+
 @pytest.mark.parametrize("text", ["", " \n", "\x00", "…", "🙂", "a" * 100_000])
 def test_odd_texts_have_scores_too(scorer: EmbeddedScorer, text: str) -> None:
     assert worst(scorer.score([text])[0]) < 0.6

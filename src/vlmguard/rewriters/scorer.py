@@ -168,8 +168,9 @@ def _is_long(loaded: _Loaded, text: str) -> bool:
 
 
 def _skim(loaded: _Loaded, text: str) -> tuple[list[str], int]:
-    """The passages of a long text that the encoder is to read, and how many the fast pass does not settle."""
-    sentence, window = list(_passages(text)), list(_windows(text))
+    """The passages of a long text that the encoder is to read, and how many sentences the fast pass does not settle. What is
+    said again counts once, and a window not at all: neither adds to what chance shows."""
+    sentence, window = list(dict.fromkeys(_passages(text))), list(dict.fromkeys(_windows(text)))
     logits = loaded.fast.logits(sentence + window)
     read: list[str] = []
     for passages, found, most in (
@@ -178,7 +179,7 @@ def _skim(loaded: _Loaded, text: str) -> tuple[list[str], int]:
     ):
         order = np.argsort(-found, kind="stable")[:most]
         read += [passages[at] for at in order if found[at] >= loaded.calibration.settled_passage]
-    return read, int((logits >= loaded.calibration.settled_passage).sum())
+    return read, max(1, int((logits[: len(sentence)] >= loaded.calibration.settled_passage).sum()))
 
 
 def _read(loaded: _Loaded, text: str) -> _Reading:
