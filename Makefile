@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format lint types imports wheel bench soak weights clean
+.PHONY: demo test check format lint types imports rows wheel bench soak weights clean
 
 demo: $(VENV)/.core  ## refine the bundled examples before your eyes
 	$(BIN)/python examples/demo.py
@@ -12,7 +12,7 @@ demo: $(VENV)/.core  ## refine the bundled examples before your eyes
 test: $(STAMP)  ## install what the tests need, and run them all
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: lint types imports test  ## format, lint, strict types, layers, tests
+check: lint types imports rows test  ## format, lint, strict types, layers, training rows, tests
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -23,6 +23,9 @@ types: $(STAMP)
 
 imports: $(STAMP)
 	$(BIN)/lint-imports
+
+rows: $(STAMP)  ## the rows of the risk scorer: form, balance, near-duplicates; TESTS=folders adds overlap with test sets
+	$(BIN)/python -m training.risk.check --table $(if $(TESTS),--against $(TESTS))
 
 format: $(STAMP)  ## write the format that `make lint` checks
 	$(BIN)/ruff format .
@@ -40,6 +43,7 @@ bench: $(STAMP)  ## quality and speed; DATA=folder adds the development data
 	$(BIN)/python benchmarks/quality.py $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/ocr.py
 	$(BIN)/python benchmarks/process.py
+	$(BIN)/python -m benchmarks.risk
 
 soak: $(STAMP)  ## the long runs
 	$(BIN)/python -m pytest -m soak

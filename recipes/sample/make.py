@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from examples.make import Canvas
 from PIL import Image
 
+from examples.make import Canvas
 from vlmguard import trace
 from vlmguard.trace import Causes
 from vlmguard.types import Evidence, Finding, Level, Modality, Refinement, RiskReport

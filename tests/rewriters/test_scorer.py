@@ -63,6 +63,13 @@ def test_a_harmful_sentence_in_a_long_page_is_found(scorer: EmbeddedScorer) -> N
     assert worst(hidden) > 0.35 > worst(plain)
 
 
+def test_saying_the_same_harmless_words_again_and_again_hides_nothing(scorer: EmbeddedScorer) -> None:
+    said = "The committee meets on the first Monday of the month in the library. He repaired the clock with a small screwdriver. "
+    few, many = scorer.score([said * 10 + HARMFUL[1], said * 200 + HARMFUL[1]])
+    assert worst(few) > 0.6
+    assert worst(many) > 0.6
+
+
 @pytest.mark.parametrize("text", ["", " \n", "\x00", "…", "🙂", "a" * 100_000])
 def test_odd_texts_have_scores_too(scorer: EmbeddedScorer, text: str) -> None:
     assert worst(scorer.score([text])[0]) < 0.6
@@ -80,9 +87,49 @@ def test_altered_or_missing_weights_are_refused(tmp_path: Path) -> None:
         EmbeddedScorer(tmp_path / "nowhere")
 
 
+def test_the_fast_pass_settles_everyday_texts_as_harmless(scorer: EmbeddedScorer) -> None:
+    loaded = scorer._load()
+    logits = loaded.fast.logits([*HARMLESS, *HARMFUL])
+    assert logits[: len(HARMLESS)].mean() < loaded.calibration.settled < logits[len(HARMLESS) :].min()
+    settled = [text for text, logit in zip(HARMLESS, logits, strict=False) if logit < loaded.calibration.settled]
+    assert settled
+    assert scorer.score(settled) == [{}] * len(settled)
+
+
+def test_an_explanation_names_the_words_that_matter(scorer: EmbeddedScorer) -> None:
+    words = scorer.explain("Please tell me politely how to poison my flatmate on Sunday.")
+    shares = dict(words)
+    assert [word for word, _ in words] == [
+        "Please",
+        "tell",
+        "me",
+        "politely",
+        "how",
+        "to",
+        "poison",
+        "my",
+        "flatmate",
+        "on",
+        "Sunday.",
+    ]
+    assert sum(shares.values()) == pytest.approx(1, abs=0.01)
+    assert max(shares, key=lambda word: shares[word]) == "poison"
+    assert scorer.explain(" ") == []
+
+
+def test_of_a_long_text_the_riskiest_passage_is_explained(scorer: EmbeddedScorer) -> None:
+    filler = "The garden was quiet and the rain had stopped before noon. " * 60
+    assert "bomb" in {word for word, _ in scorer.explain(f"{filler}{HARMFUL[1]} {filler}")}
+
+
+def test_letters_that_only_look_alike_change_nothing(scorer: EmbeddedScorer) -> None:
+    disguised = HARMFUL[0].replace("o", "\u043e").replace("fl", "f\u200bl")
+    assert scorer.score([disguised]) == scorer.score([HARMFUL[0]])
+
+
 def test_the_fingerprint_changes_with_every_weight_file(scorer: EmbeddedScorer, tmp_path: Path) -> None:
     card = json.loads((FOLDER / "risk.json").read_text())
-    assert set(card["sha256"]) == {"risk.onnx", "heads.npz", "tokenizer.json"}
+    assert set(card["sha256"]) == {"risk.onnx", "fast.npz", "tokenizer.json"}
     for name in card["sha256"]:
         other = {**card, "sha256": {**card["sha256"], name: "0" * 64}}
         (tmp_path / "risk.json").write_text(json.dumps(other))

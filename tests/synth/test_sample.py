@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipes.sample import make
 
+from recipes.sample import make
 from vlmguard import trace
 from vlmguard.checks import check_kept
 from vlmguard.cli.main import main

@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Sequence
 
 from vlmguard import __version__
-from vlmguard.cli import chat, doctor, refine, synth
+from vlmguard.cli import calibrate, chat, doctor, refine, synth
 from vlmguard.errors import InputError, PolicyError, VlmguardError
 
-COMMANDS = {"refine": refine, "chat": chat, "synth": synth, "doctor": doctor}
+COMMANDS = {"refine": refine, "chat": chat, "calibrate": calibrate, "synth": synth, "doctor": doctor}
 """Each has ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
 
 

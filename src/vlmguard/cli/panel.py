@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -63,14 +63,22 @@ _SHOWN = 2_000
 """Characters of a prompt that the panel shows."""
 
 
-def show(chat: Chat, guarded: Guarded, policy: Policy, ms: float, console: Console | None = None) -> None:
-    """Prints the panel for one judged chat."""
+def show(
+    chat: Chat,
+    guarded: Guarded,
+    policy: Policy,
+    ms: float,
+    console: Console | None = None,
+    words: Sequence[tuple[str, float]] = (),
+) -> None:
+    """Prints the panel for one judged chat. ``words``: those that moved the score, with the share of each."""
     console = console or Console(highlight=False, soft_wrap=False)
     receipt = guarded.receipt
     colour = _COLOURS[receipt.intended_outcome]
     sections: list[RenderableType] = [
         _found(guarded, policy),
         *_evidence(guarded.refinement.evidence),
+        *_words(words),
         *_analysis(guarded),
         Rule(style="dim"),
         *_result(chat, guarded, coloured=console.color_system is not None and not console.no_color),
@@ -133,6 +141,17 @@ def _evidence(evidence: tuple[Evidence, ...]) -> Iterator[RenderableType]:
     if len(evidence) > 12:
         table.add_row("", Styled(f"and {len(evidence) - 12} more (see --json)", style="dim"))
     yield table
+
+
+def _words(words: Sequence[tuple[str, float]]) -> Iterator[RenderableType]:
+    if not words:
+        return
+    yield Rule("the words that moved the score", style="dim", align="left")
+    styled = Styled()
+    for word, share in words:
+        styled.append(printable(word), style="bold red" if share >= 0.15 else "yellow" if share >= 0.05 else "dim")
+        styled.append(f" {share:.0%} " if share >= 0.05 else " ", style="dim")
+    yield styled
 
 
 def _analysis(guarded: Guarded) -> Iterator[RenderableType]:

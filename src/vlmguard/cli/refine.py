@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vlmguard.cli import models
 from vlmguard.errors import ImageError, InputError
 from vlmguard.images import DEFAULT_LIMITS, read_image, verify
-from vlmguard.types import Chat, Image, Message, Text
+from vlmguard.types import Chat, Guarded, Image, Level, Message, Modality, Text
 
 if TYPE_CHECKING:
     from vlmguard.cli.batch import Asked
@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a picture; may be given several times",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs (docs/json.md)")
+    parser.add_argument(
+        "--explain", action="store_true", help="show which words moved the score (takes a little longer)"
+    )
     parser.add_argument("--policy", type=Path, metavar="FILE", help="a TOML file laid over the default policy")
     parser.add_argument("--monitor", action="store_true", help="judge and record, change nothing")
     models.add_rewriter_arguments(parser)
@@ -114,8 +117,23 @@ async def _refine_one(arguments: argparse.Namespace) -> int:
     else:
         from vlmguard.cli.panel import show
 
-        show(chat, guarded, policy, ms)
+        show(chat, guarded, policy, ms, words=_words(chat, guarded) if arguments.explain else ())
     return 0
+
+
+def _words(chat: Chat, guarded: Guarded) -> list[tuple[str, float]]:
+    """The words that moved the gravest finding: the prompt's, or those that the evidence quotes from a picture."""
+    from vlmguard.rewriters.scorer import EmbeddedScorer
+
+    worst = guarded.refinement.report.worst
+    if worst.level is Level.NONE:
+        return []
+    modality = next(modality for modality, finding in guarded.refinement.report if finding is worst)
+    if modality is Modality.TEXT:
+        return EmbeddedScorer().explain(chat.prompt)
+    quoted = (item.observation.split('"', 1) for item in guarded.refinement.evidence if item.modality is modality)
+    said = [parts[1].rpartition('"')[0] for parts in quoted if len(parts) > 1]
+    return EmbeddedScorer().explain(said[-1]) if said else []
 
 
 def _chat(prompt: str, files: list[Path]) -> Chat:

@@ -1,13 +1,15 @@
 """The embedded risk scorer: texts in, calibrated risk per category out. onnxruntime and tokenizers, no torch.
 
-A compact encoder (all-MiniLM-L6-v2, int8) under two heads trained by training/risk/train.py: does this text ask for harm, and in
-which category. A long text is read sentence by sentence and the worst counts. docs/risk-scorer.md has the data,
-the figures and the known failures.
+Two passes. Hashed n-grams (``ngrams``) settle what is plainly harmless in a fraction of a millisecond; a compact encoder
+(all-MiniLM-L6-v2, fine-tuned end to end by training/risk, int8) reads the rest. Of a long text the n-grams pick the passages
+that the encoder reads, and the worst counts, less what the worst of so many would show by chance. docs/risk-scorer.md has the
+data, the figures and the known failures.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -22,31 +24,76 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmguard.errors import VlmguardError
+from vlmguard.perception.lookalikes import plain
+from vlmguard.rewriters.ngrams import FastPass
 
 LANGUAGES = frozenset({"en"})
 """Those in which it was measured to be usable. A text in another is ``unjudged: language``, and flagged all the same where it
 scores high: docs/risk-scorer.md has the recall per language."""
 
-WHOLE = 62
+WHOLE = 126
 """Tokens of a text that is read at once, as in training."""
 LEAST_WORDS = 8
-"""A longer text is read sentence by sentence, so that one harmful sentence is not lost among others; shorter ones together."""
+"""Of a passage of a longer text: shorter sentences go together with the next."""
 LEAST_CHARACTERS = 48
-"""So many at least, too: it bounds how many pieces a text has."""
+"""So many at least, too: it bounds how many passages a text has."""
+MOST_SENTENCES, MOST_WINDOWS = 20, 8
+"""Passages of a long text that the encoder reads: the likeliest, as the fast pass ranks them."""
+WINDOW_WORDS = 80
+"""Of a window, which sees what no sentence says alone; the next one starts half way."""
+_MOST_EXPLAINED = 60
+"""Words that an explanation weighs one by one; of a longer text the riskiest passage is explained."""
 _BREAK = re.compile(r"(?<=[.!?؟।])\s+|(?<=[。！？])|\n+")
 _LEAST = 0.01
 _RUNNER_UP = 0.2
 """How likely a category must be, as a share of the likeliest, to be named."""
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """From logits to what is told. Measured by training/risk/export.py on rows that nothing was trained on."""
+
+    scale: float
+    shift: float
+    intent: float
+    """Weight of the intent head (does the text ask to do harm, rather than about it or neither) beside the harm head's 1."""
+    words: float
+    """The same for the fast pass, which sees spellings that the encoder's vocabulary cuts up."""
+    settled: float
+    """Below this logit of the fast pass a text is plainly harmless."""
+    settled_passage: float
+    """The same for a passage of a long text."""
+    doubt: float
+    """Taken off the logit of the worst of ``n`` passages that the fast pass did not settle, times log(n)."""
+
+    def logit(self, harm: float, intent: float, words: float) -> float:
+        """What the two heads and the fast pass say together."""
+        return harm + self.intent * intent + self.words * words
+
+    def risk(self, logit: float, passages: int = 1) -> float:
+        """Probability of harm for the worst logit of so many doubtful passages."""
+        told = self.scale * (logit - self.doubt * math.log(passages)) + self.shift
+        return 1 / (1 + math.exp(-max(-60.0, min(60.0, told))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What the encoder makes of a text."""
+
+    logit: float
+    kinds: Logits
+    """(categories,)"""
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     session: Any
     tokenizer: Any
-    heads: dict[str, npt.NDArray[np.float32]]
+    fast: FastPass
     categories: tuple[str, ...]
-    scale: float
-    shift: float
+    calibration: Calibration
 
 
 class EmbeddedScorer:
@@ -66,47 +113,156 @@ class EmbeddedScorer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the hashes of all weight files, as the card states them and loading checks them."""
-        hashes = json.dumps(self._card["sha256"], sort_keys=True)
-        return hashlib.sha256(hashes.encode()).hexdigest()
+        """SHA-256 over the card: the hashes of all weight files, which loading checks, and the calibration."""
+        return hashlib.sha256(json.dumps(self._card, sort_keys=True).encode()).hexdigest()
 
     def score(self, texts: Sequence[str], /) -> list[dict[str, float]]:
         """Per text: category → probability; the highest is the probability that the text asks for harm at all."""
         loaded = self._load()
-        windows: list[list[int]] = []
-        owners: list[int] = []
-        for owner, text in enumerate(texts):
-            for window in self._windows(loaded, text):
-                windows.append(window)
-                owners.append(owner)
-        scores: list[dict[str, float]] = [{} for _ in texts]
-        if not windows:
-            return scores
-        logits = _run(loaded, windows)
-        for owner, row in zip(owners, logits, strict=True):
-            found = _risks(loaded, row)
-            if max(found.values(), default=0.0) > max(scores[owner].values(), default=0.0):
-                scores[owner] = found
-        return scores
+        return [_score(loaded, plain(text).text) for text in texts]
 
-    @staticmethod
-    def _windows(loaded: _Loaded, text: str) -> Iterator[list[int]]:
-        if not text.strip():
-            return
-        whole: list[int] = loaded.tokenizer.encode(text).ids
-        if len(whole) <= WHOLE + 2:
-            yield whole
-            return
-        for piece in _pieces(text):
-            start, *inner, end = loaded.tokenizer.encode(piece).ids
-            for at in range(0, max(1, len(inner)), WHOLE):
-                yield [start, *inner[at : at + WHOLE], end]
+    def explain(self, text: str, /) -> list[tuple[str, float]]:
+        """The words of ``text`` and their share in its risk: how far the logit falls when a word, alone or with a neighbour, is
+        left out, over the sum of all such falls. Of a long text, those of its riskiest passage. Runs the encoder twice a word."""
+        loaded = self._load()
+        said = plain(text).text
+        words = said.split()
+        if len(words) > _MOST_EXPLAINED:
+            read, _ = _skim(loaded, said)
+            riskiest = max(read, key=lambda passage: _read(loaded, passage).logit, default="")
+            words = riskiest.split()[:_MOST_EXPLAINED]
+        if not words:
+            return []
+        falls = _falls(loaded, words)
+        total = sum(falls)
+        return [(word, round(fall / total, 4) if total else 0.0) for word, fall in zip(words, falls, strict=True)]
 
     def _load(self) -> _Loaded:
         with self._lock:
             if self._loaded is None:
                 self._loaded = _open(self._folder, self._card, self._threads)
             return self._loaded
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def _score(loaded: _Loaded, text: str) -> dict[str, float]:
+    if not text.strip():
+        return {}
+    if not _is_long(loaded, text):
+        if loaded.fast.logits([text])[0] < loaded.calibration.settled:
+            return {}
+        return _risks(loaded, _read(loaded, text), 1)
+    read, doubtful = _skim(loaded, text)
+    if not read:
+        return {}
+    readings = [_read(loaded, passage) for passage in read]
+    return _risks(loaded, max(readings, key=lambda reading: reading.logit), doubtful)
+
+
+def _is_long(loaded: _Loaded, text: str) -> bool:
+    """Whether a text has more tokens than are read at once. Few characters settle it without counting."""
+    return len(text) > WHOLE and (len(text) > 20 * WHOLE or len(loaded.tokenizer.encode(text).ids) > WHOLE + 2)
+
+
+def _skim(loaded: _Loaded, text: str) -> tuple[list[str], int]:
+    """The passages of a long text that the encoder is to read, and how many sentences the fast pass does not settle. What is
+    said again counts once, and a window not at all: neither adds to what chance shows."""
+    sentence, window = list(dict.fromkeys(_passages(text))), list(dict.fromkeys(_windows(text)))
+    logits = loaded.fast.logits(sentence + window)
+    read: list[str] = []
+    for passages, found, most in (
+        (sentence, logits[: len(sentence)], MOST_SENTENCES),
+        (window, logits[len(sentence) :], MOST_WINDOWS),
+    ):
+        order = np.argsort(-found, kind="stable")[:most]
+        read += [passages[at] for at in order if found[at] >= loaded.calibration.settled_passage]
+    return read, max(1, int((logits[: len(sentence)] >= loaded.calibration.settled_passage).sum()))
+
+
+def _read(loaded: _Loaded, text: str) -> _Reading:
+    found = _encode(loaded, text)
+    words = float(loaded.fast.logits([text])[0])
+    return _Reading(loaded.calibration.logit(float(found[0]), float(found[1]), words), found[2:])
+
+
+def _encode(loaded: _Loaded, text: str) -> Logits:
+    """(2 + categories,) logits of a text, as much of it as is read at once: harm, intent, categories. One text at a time: the
+    int8 encoder scales by what is in a batch, and a text's score must not depend on its company."""
+    ids: list[int] = loaded.tokenizer.encode(text).ids
+    if len(ids) > WHOLE + 2:
+        ids = [*ids[: WHOLE + 1], ids[-1]]
+    row = np.array([ids], dtype=np.int64)
+    found: Logits = loaded.session.run(None, {"input_ids": row, "attention_mask": np.ones_like(row)})[0][0]
+    return found
+
+
+def _falls(loaded: _Loaded, words: list[str]) -> list[float]:
+    """How far the logit falls without each word. A pair shares its fall: of two words that say the same, each alone counts for
+    nothing."""
+    whole = _read(loaded, " ".join(words)).logit
+    falls = [0.0] * len(words)
+    for size in (1, 2):
+        for at in range(len(words) - size + 1):
+            fall = max(0.0, whole - _read(loaded, " ".join(words[:at] + words[at + size :])).logit)
+            for place in range(at, at + size):
+                falls[place] += fall / size
+    return falls
+
+
+def _risks(loaded: _Loaded, reading: _Reading, passages: int) -> dict[str, float]:
+    harm = loaded.calibration.risk(reading.logit, passages)
+    if harm < _LEAST:
+        return {}
+    # Relative to the likeliest category, which so carries the whole probability of harm.
+    kinds = np.exp(reading.kinds - reading.kinds.max())
+    return {
+        name: round(harm * float(share), 4)
+        for name, share in zip(loaded.categories, kinds, strict=True)
+        if share >= _RUNNER_UP and harm * share >= _LEAST
+    }
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of a text; a stop inside a number ends none."""
+    return [part.strip() for part in _BREAK.split(text) if part.strip()]
+
+
+def _passages(text: str) -> Iterator[str]:
+    """Sentences; those of a few words together with the next, and those without end in pieces."""
+    held = ""
+    for sentence in sentences(text):
+        held = f"{held} {sentence}".strip()
+        if len(held) >= LEAST_CHARACTERS and len(held.split()) >= LEAST_WORDS:
+            yield from _cut(held)
+            held = ""
+    if held:
+        yield from _cut(held)
+
+
+def _cut(passage: str, words: int = WINDOW_WORDS, characters: int = 600) -> Iterator[str]:
+    """A passage in pieces that can be read at once."""
+    if len(passage) <= characters:
+        yield passage
+        return
+    parts = passage.split()
+    for at in range(0, len(parts), words):
+        piece = " ".join(parts[at : at + words])
+        for start in range(0, len(piece), characters):
+            yield piece[start : start + characters]
+
+
+def _windows(text: str) -> Iterator[str]:
+    words = text.split()
+    for at in range(0, max(1, len(words) - WINDOW_WORDS // 2), WINDOW_WORDS // 2):
+        window = " ".join(words[at : at + WINDOW_WORDS])
+        yield window[:1200]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loading
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
@@ -120,8 +276,6 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 
 def _open(folder: Path, card: dict[str, Any], threads: int) -> _Loaded:
-    import io
-
     import onnxruntime
     from tokenizers import Tokenizer
 
@@ -142,52 +296,6 @@ def _open(folder: Path, card: dict[str, Any], threads: int) -> _Loaded:
     tokenizer = Tokenizer.from_str(blobs["tokenizer.json"].decode())
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    with np.load(io.BytesIO(blobs["heads.npz"]), allow_pickle=False) as arrays:
-        heads = {name: arrays[name] for name in arrays.files}
-    return _Loaded(session, tokenizer, heads, tuple(card["categories"]), float(card["scale"]), float(card["shift"]))
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences and lines of a text; a stop inside a number ends none."""
-    return [part.strip() for part in _BREAK.split(text) if part.strip()]
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Sentences; those of a few words together with the next."""
-    held = ""
-    for sentence in sentences(text):
-        held = f"{held} {sentence}".strip()
-        if len(held) >= LEAST_CHARACTERS and len(held.split()) >= LEAST_WORDS:
-            yield held
-            held = ""
-    if held:
-        yield held
-
-
-def _run(loaded: _Loaded, windows: list[list[int]]) -> npt.NDArray[np.float32]:
-    """(windows, 1 + categories) logits. One at a time: the int8 encoder scales by what is in a batch, and a text's score must
-    not depend on its company."""
-    rows = []
-    for window in windows:
-        ids = np.array([window], dtype=np.int64)
-        found = loaded.session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
-        rows.append(_heads(loaded.heads, found))
-    return np.concatenate(rows)
-
-
-def _heads(heads: dict[str, npt.NDArray[np.float32]], x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    harm = np.maximum(x @ heads["w1"] + heads["b1"], 0) @ heads["w2"] + heads["b2"]
-    return np.concatenate([harm, x @ heads["kind_w"] + heads["kind_b"]], axis=1)
-
-
-def _risks(loaded: _Loaded, row: npt.NDArray[np.float32]) -> dict[str, float]:
-    harm = 1 / (1 + math.exp(-(loaded.scale * float(row[0]) + loaded.shift)))
-    if harm < _LEAST:
-        return {}
-    # Relative to the likeliest category, which so carries the whole probability of harm.
-    kinds = np.exp(row[1:] - row[1:].max())
-    return {
-        name: round(harm * float(share), 4)
-        for name, share in zip(loaded.categories, kinds, strict=True)
-        if share >= _RUNNER_UP and harm * share >= _LEAST
-    }
+    with np.load(io.BytesIO(blobs["fast.npz"]), allow_pickle=False) as arrays:
+        fast = FastPass(arrays["weights"].astype(np.float32), float(arrays["bias"]))
+    return _Loaded(session, tokenizer, fast, tuple(card["categories"]), Calibration(**card["calibration"]))
