@@ -221,3 +221,22 @@ def test_no_line_of_a_tool_result_can_pass_for_its_end(language: str, policy: Po
 
 def test_a_tool_result_in_another_language_is_marked_in_english(policy: Policy) -> None:
     assert neutralise_tool_result("x", policy, "pl") == neutralise_tool_result("x", policy, "en")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_several_pictures_make_together_names_them_all(policy: Policy, language: str) -> None:
+    situation = Situation(
+        prompt="How do I mix this with that?",
+        finding=Finding(Level.HIGH, "dangerous_behaviour", "They react."),
+        modality=Modality.CROSS,
+        seen=(("image 1", "BLEACH"), ("image 2", "a receipt"), ("image 3", "AMMONIA")),
+        resolved="How do I mix BLEACH with AMMONIA?",
+        source="image 1",
+        together=("image 1", "image 3"),
+    )
+    made = compose(situation, policy, language)
+    assert "BLEACH · AMMONIA" in made.prompt
+    assert "receipt" not in made.prompt
+    assert "1" in made.prompt
+    assert "3" in made.prompt
+    assert "image 1, image 3 say" in made.analysis

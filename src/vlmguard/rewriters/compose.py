@@ -66,6 +66,8 @@ class Situation:
     """The part that carries the risk, of a text too long to quote."""
     source: str = ""
     """The picture that the finding is about, where there is one."""
+    together: tuple[str, ...] = ()
+    """The pictures that make the risk together, when one alone does not."""
     alone: bool = False
     """Whether the words or the picture carry a risk without the other, too."""
 
@@ -93,7 +95,8 @@ def compose(situation: Situation, policy: Policy, language: str) -> Composition:
     frames = _phrases()[language]
     frame = _frame(situation)
     source = _picture(situation, frames)
-    note = frames.get(f"{frame}_{category.id}", frames[frame]).format(
+    variant = f"{frame}_together" if situation.together else f"{frame}_{category.id}"
+    note = frames.get(variant, frames[frame]).format(
         risk=policy.say(category.risk, language),
         guidance=policy.say(category.guidance, language),
         quote=_request(situation),
@@ -151,6 +154,8 @@ def _words_in_picture(situation: Situation) -> str:
         return situation.orders
     if situation.modality is Modality.IMAGE and (situation.risky or situation.hidden):
         return situation.risky or situation.hidden
+    if situation.together:
+        return " · ".join(words for source, words in situation.seen if source in situation.together)
     words = next((words for source, words in situation.seen if not situation.source or source == situation.source), "")
     return _most_telling(words, situation.resolved) or situation.risky or situation.resolved
 
@@ -167,13 +172,15 @@ def _most_telling(words: str, resolved: str) -> str:
 
 
 def _picture(situation: Situation, frames: Mapping[str, str]) -> str:
-    source = situation.source or (situation.seen[0][0] if situation.seen else "")
-    number = source.removeprefix("image ")
-    return frames["image_name"].format(number=number) if number.isdigit() else frames["anything"]
+    sources = situation.together or (situation.source or (situation.seen[0][0] if situation.seen else ""),)
+    numbers = [source.removeprefix("image ") for source in sources]
+    if not all(number.isdigit() for number in numbers):
+        return frames["anything"]
+    return ", ".join(frames["image_name"].format(number=number) for number in numbers)
 
 
 def _analysis(situation: Situation, frame: str, title: str) -> str:
-    source = situation.source or "the picture"
+    source = ", ".join(situation.together) or situation.source or "the picture"
     seen = quoted(_words_in_picture(situation), 80)
     match frame:
         case "orders":
@@ -196,6 +203,7 @@ def _analysis(situation: Situation, frame: str, title: str) -> str:
                 "control to them, and their disguise lets them pass unseen."
             )
         case _:
-            return f'The prompt points at what {source} says ("{seen}"), and together they touch on {title}' + (
+            says = "say" if situation.together else "says"
+            return f'The prompt points at what {source} {says} ("{seen}"), and together they touch on {title}' + (
                 "." if situation.alone else "; neither was found harmful alone."
             )

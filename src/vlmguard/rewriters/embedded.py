@@ -75,6 +75,8 @@ class _Candidate:
     hidden: bool = False
     orders: bool = False
     """An order to the assistant where nobody may give one: a finding whatever its score."""
+    together: tuple[int, ...] = ()
+    """The pictures that it takes to make it, when it takes several."""
     derived: bool = False
     """Not the words themselves, but what they decode to or mean with a picture."""
     stated: bool = False
@@ -205,7 +207,8 @@ class EmbeddedRewriter:
         ]
         if not acting:
             return Refinement(understanding, report, evidence)
-        worst = max(acting, key=lambda item: item.weight)
+        # Of equally grave ones what several pictures make together says most: the others hold a part of it.
+        worst = max(acting, key=lambda item: (item.finding.level, len(item.candidate.together) > 1, item.weight))
         composition = compose(self._situation(chat, worst, scored, sights), self._policy, detect(_users_words(chat)))
         return Refinement(understanding, report, evidence, composition.analysis, composition.prompt)
 
@@ -232,6 +235,7 @@ class EmbeddedRewriter:
             resolved=candidate.text if candidate.modality is Modality.CROSS else resolved,
             orders=candidate.text if candidate.orders else "",
             source=candidate.source if candidate.source.startswith("image") else "",
+            together=tuple(f"image {number}" for number in candidate.together) if len(candidate.together) > 1 else (),
             hidden=candidate.text if candidate.hidden else "",
             risky=self._riskiest_part(candidate.text),
             alone=any(
@@ -373,6 +377,7 @@ def _of_pairs(chat: Chat, message: Message, sights: dict[str, Sight]) -> Iterabl
             f"image {composed.image}",
             f'with the prompt ({composed.how}) it means "{{}}"',
             derived=True,
+            together=composed.together,
         )
 
 

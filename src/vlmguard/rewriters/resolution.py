@@ -49,6 +49,8 @@ class Composed:
     ``unfinished sentence``, ``word table``, ``several images``, ``pairing``."""
     lines: tuple[str, ...] = ()
     """The lines of the picture that went into it."""
+    together: tuple[int, ...] = ()
+    """The pictures, when it takes several to make it."""
 
 
 _MOST_PER_IMAGE = 8
@@ -452,13 +454,15 @@ def _across(prompt: str, pages: Sequence[_Page]) -> Iterator[Composed]:
             end = stop
     if len(used) > 1:
         lines = tuple(line for page in used for line in page.lines)
-        yield Composed(" ".join((text + prompt[end:]).split()), used[0].number, "several images", lines)
+        numbers = tuple(dict.fromkeys(page.number for page in used))
+        yield Composed(" ".join((text + prompt[end:]).split()), used[0].number, "several images", lines, numbers)
     short = [page for page in pages if page.is_label][:8]
     if len(short) > 1:
         joined = " ".join(page.said for page in short)
         lines = tuple(line for page in short for line in page.lines)
+        numbers = tuple(page.number for page in short)
         if not used and (each := _pointings_shared(prompt, [page.said for page in short])):
-            yield Composed(" ".join(each.split()), short[0].number, "several images", lines)
+            yield Composed(" ".join(each.split()), short[0].number, "several images", lines, numbers)
         replaced = [] if used or not prompt else _pointings_replaced(prompt, joined)
         together = replaced[0] if replaced else f"{prompt} {joined}"
-        yield Composed(" ".join(together.split()), short[0].number, "several images", lines)
+        yield Composed(" ".join(together.split()), short[0].number, "several images", lines, numbers)
