@@ -53,7 +53,7 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(STAMP): $(VENV)/.core pyproject.toml constraints/ci.txt
-	$(BIN)/pip install -q -c constraints/ci.txt --group test --group check --group bench
+	$(BIN)/pip install -q -c constraints/ci.txt -e '.[gateway,postgres,otel,parquet]' --group test --group check --group bench
 	touch $@
 
 clean:

@@ -10,6 +10,8 @@
     ├── ModelError            a model could not be asked, or answered uselessly
     ├── RewriteError          a refined prompt that breaks a check and is therefore not sent
     ├── GuardError            the guard could not judge; the caller decides what a failure means
+    ├── SignatureError        a receipt that its signature does not prove
+    ├── AuditError            a decision that could not be kept, or an audit database that cannot be used
     └── MissingExtraError     a part that is not installed, and the command that installs it
 
 Foreign errors are translated where they enter (``raise ... from``). A message says what is wrong and what to do.
@@ -56,6 +58,14 @@ class RewriteError(VlmguardError):
 
 class GuardError(VlmguardError):
     """The guard could not judge a chat. Nothing was let through: the caller decides what happens now."""
+
+
+class SignatureError(VlmguardError):
+    """A receipt that its signature does not prove: altered, unsigned, or signed with another key."""
+
+
+class AuditError(VlmguardError):
+    """A decision that could not be kept, or an audit database that cannot be used."""
 
 
 class MissingExtraError(VlmguardError):

@@ -1,6 +1,6 @@
 """``vlmguard``: the command and its exit codes.
 
-0 judged · 1 the guard failed · 2 bad usage or bad input · 3 a batch finished with error rows · 130 interrupted
+0 done · 1 the guard failed, or a signature does not hold · 2 bad usage or bad input · 3 a batch finished with error rows · 130 interrupted
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from vlmguard import __version__
-from vlmguard.cli import doctor, refine
+from vlmguard.cli import audit, doctor, refine, verify
 from vlmguard.errors import InputError, PolicyError, VlmguardError
 
-COMMANDS = {"refine": refine, "doctor": doctor}
+COMMANDS = {"refine": refine, "verify": verify, "audit": audit, "doctor": doctor}
 """Each has ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
 
 
