@@ -175,9 +175,9 @@ class AuditLog:
         for wait in (0.0, 0.25, 0.25, 0.5, 0.5):
             await asyncio.sleep(wait * self._flush_seconds)
             if (entry := self._pending.get(id)) is not None:
-                return receipt_of(entry, self._signing_key) if entry.owner == owner else None
+                return _read(receipt_text(entry, self._signing_key)) if entry.owner == owner else None
             if (row := await self._store.one(id)) is not None:
-                return dict(json.loads(row["receipt"])) if row["owner"] == owner else None
+                return _read(row["receipt"]) if row["owner"] == owner else None
         return None
 
     async def ready(self) -> None:
@@ -287,6 +287,10 @@ class AuditLog:
             await asyncio.sleep(_PRUNE_SECONDS)
 
 
+def _read(text: str) -> dict[str, object]:
+    return dict(json.loads(text))
+
+
 async def _prepare(store: Store) -> None:
     """The first contact: a database that is just starting, or just being made by another worker, gets some time."""
     deadline = asyncio.get_running_loop().time() + _OPEN_SECONDS
@@ -302,15 +306,18 @@ async def _prepare(store: Store) -> None:
             return
 
 
-def receipt_of(entry: AuditEntry, signing_key: bytes | None) -> dict[str, Any]:
-    """The receipt's JSON form, signed when there is a key."""
+def receipt_text(entry: AuditEntry, signing_key: bytes | None) -> str:
+    """The receipt's JSON as it is stored: canonical, signed when there is a key."""
     form = receipt_form(entry.receipt)
     try:
-        return form if signing_key is None else sign(form, signing_key)
+        return _written(form, signing_key)
     except UnicodeEncodeError:
         # A lone surrogate in a name that came from outside must not stop the log.
-        mended = json.loads(_escaped(json.dumps(form, ensure_ascii=False)))
-        return dict(mended) if signing_key is None else sign(mended, signing_key)
+        return _written(json.loads(json.dumps(form, ensure_ascii=False).encode(errors="replace")), signing_key)
+
+
+def _written(form: dict[str, Any], signing_key: bytes | None) -> str:
+    return canonical(form if signing_key is None else sign(form, signing_key)).decode()
 
 
 def row_of(entry: AuditEntry, signing_key: bytes | None) -> dict[str, Any]:
@@ -330,7 +337,7 @@ def row_of(entry: AuditEntry, signing_key: bytes | None) -> dict[str, Any]:
         "level": _word(entry.level),
         "status": entry.status,
         "stages_ms": json.dumps({stage: round(ms, 3) for stage, ms in entry.stages_ms.items()}),
-        "receipt": canonical(receipt_of(entry, signing_key)).decode(),
+        "receipt": receipt_text(entry, signing_key),
         "raw": None if entry.raw is None else _escaped(entry.raw),
     }
 
