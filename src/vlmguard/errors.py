@@ -4,7 +4,8 @@
     ├── InputError            what the caller gave cannot be used (exit code 2 on the command line)
     │   ├── ImageError        bytes that are no picture we accept: kind, size, damage
     │   ├── ChatError         a chat without a turn to judge, text that is no Unicode
-    │   └── WireError         a request body that is not the dialect, or that two readers might read differently
+    │   ├── WireError         a request body that is not the dialect, or that two readers might read differently
+    │   └── FetchError        a remote picture that may not or could not be fetched
     ├── PolicyError           a policy file that cannot be used, with line and reason
     ├── TraceError            a rewriter's output that is not the trace grammar
     ├── ModelError            a model could not be asked, or answered uselessly
@@ -38,6 +39,10 @@ class ChatError(InputError):
 
 class WireError(InputError):
     """A request body that is not the dialect's, or that two readers might read differently."""
+
+
+class FetchError(InputError):
+    """A remote picture that may not be fetched, could not be, or is none."""
 
 
 class PolicyError(VlmguardError):

@@ -30,9 +30,9 @@ _SAFE_INTEGER = 2**53
 """Beyond it, readers that hold numbers as doubles would write another one."""
 
 
-def content_hash(data: str, key: bytes) -> str:
+def content_hash(data: str | bytes, key: bytes) -> str:
     """Keyed digest (HMAC-SHA-256, hex): without the key a short prompt cannot be guessed from its hash."""
-    return hmac.new(key, data.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key, data.encode() if isinstance(data, str) else data, "sha256").hex()
 
 
 def aspects(part: Part) -> tuple[Aspect, ...]:

@@ -334,6 +334,8 @@ class Reason(StrEnum):
     OPAQUE = "opaque"
     ROLE = "role"
     """A turn of the operator's or the model's own, which is context and not a wish to be judged."""
+    FAILURE = "failure"
+    """The guard failed. What then happens is not the policy's to say but the caller's."""
 
 
 @dataclass(frozen=True, slots=True)

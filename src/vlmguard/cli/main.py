@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from vlmguard import __version__
-from vlmguard.cli import audit, doctor, refine, verify
+from vlmguard.cli import audit, doctor, refine, serve, verify
 from vlmguard.errors import InputError, PolicyError, VlmguardError
 
-COMMANDS = {"refine": refine, "verify": verify, "audit": audit, "doctor": doctor}
+COMMANDS = {"refine": refine, "serve": serve, "verify": verify, "audit": audit, "doctor": doctor}
 """Each has ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
 
 

@@ -1,0 +1,63 @@
+"""The server's side of a connection: uvicorn's, with a clock and a cap on what comes before a request is whole."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MOST_HEADERS = 64 * 1024
+"""Bytes of a request line and its headers."""
+
+
+class TimedProtocol(HttpToolsProtocol):
+    """A connection whose client must say what it wants in time, and briefly."""
+
+    def __init__(self, config: uvicorn.Config, *arguments: Any, **options: Any) -> None:
+        super().__init__(config, *arguments, **options)
+        self._header_seconds: float = config.app.config.limits.header_seconds  # type: ignore[union-attr]
+        self._waiting: asyncio.TimerHandle | None = None
+        self._in_headers = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._waiting is None and (self.cycle is None or self.cycle.response_complete):
+            self._start_clock()  # the first bytes of another request on a kept connection
+        if self._waiting is not None:
+            self._in_headers += len(data)
+        super().data_received(data)
+        # Within what came, the headers may have ended; then the clock was stopped, and the rest is the body's.
+        if self._waiting is not None and self._in_headers > MOST_HEADERS and not self.transport.is_closing():
+            self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_headers_complete(self) -> None:
+        self._stop_clock()
+        super().on_headers_complete()
+
+    def _start_clock(self) -> None:
+        self._in_headers = 0
+        self._waiting = self.loop.call_later(self._header_seconds, self._too_late)
+
+    def _stop_clock(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _too_late(self) -> None:
+        self._waiting = None
+        if not self.transport.is_closing():
+            self._refuse(b"408 Request Timeout")
+
+    def _refuse(self, status: bytes) -> None:
+        self._stop_clock()
+        self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
