@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
+import logging
 import re
 import threading
 import time
@@ -22,6 +24,7 @@ from vlmguard.gateway import config as configuration
 from vlmguard.gateway import serve
 from vlmguard.gateway.app import DIALECT_OF
 from vlmguard.gateway.fetch import Resolve
+from vlmguard.perception.sight import Eyes
 from vlmguard.policy import Policy
 from vlmguard.protocols import Rewriter
 from vlmguard.rewriters.embedded import EmbeddedRewriter
@@ -135,12 +138,18 @@ def on_thread(make: Callable[[], Any]) -> Iterator[Any]:
         loop.close()
 
 
+@functools.cache
+def _eyes() -> Eyes:
+    """One pair for all tests: opening them takes a second."""
+    return Eyes(threads=1)
+
+
 class Scripted:
     """A rewriter that a test can foretell, and can break or slow down."""
 
     def __init__(self, policy: Policy) -> None:
         self.scorer = WordScorer(WORDS)
-        self._inner = EmbeddedRewriter(policy, scorer=self.scorer, threads=1)
+        self._inner = EmbeddedRewriter(policy, scorer=self.scorer, eyes=_eyes(), threads=1)
         self.judged: list[Chat] = []
         self.error: Exception | None = None
         self.seconds = 0.0
@@ -244,6 +253,7 @@ def gateway(
     finally:
         server.should_exit = True
         thread.join(40)
+        logging.basicConfig(handlers=[logging.NullHandler()], level=logging.WARNING, force=True)
         assert not thread.is_alive()
 
 

@@ -99,10 +99,9 @@ class Gateway:
 
     async def open(self) -> None:
         """Connects what needs a running loop, and has every rewriter judge once. Raises ``VlmguardError``."""
-        await self._judge.try_out()
+        await self._judge.try_out(with_picture=True)
         if self.config.tracing:
             tracing.configure()
-        self._upstream = Upstream(self.config.upstream_seconds)
         audit = self.config.audit
         if audit.url != "none":
             self._audit = await AuditLog.open(
@@ -113,6 +112,7 @@ class Gateway:
                 signing_key=self._secrets.signing_key,
                 on_depth=self._metrics.queue_depth,
             )
+        self._upstream = Upstream(self.config.upstream_seconds)
 
     async def close(self) -> None:
         """Writes what waits and closes what is open."""
@@ -437,8 +437,7 @@ def _target(config: Config, route: Route | None, path: str) -> Target:
     own = route is not None and route.upstream is not None
     base = route.upstream if own and route is not None else config.upstream
     key = config.upstream_key if route is None or route.upstream_key is None else route.upstream_key
-    name = b"x-api-key" if path == "/v1/messages" else b"authorization"
-    return Target(URL(base or ""), key, name)
+    return Target(URL(base or ""), key, takes_api_key=path == "/v1/messages")
 
 
 def _own_status(case: Case, config: Config) -> int:

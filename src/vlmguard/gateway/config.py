@@ -32,11 +32,9 @@ GUARDED = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/complet
 """The paths whose requests are read and judged."""
 
 
-def _setting(default: Any, help: str, *, secret: bool = False) -> Any:
-    metadata = {"help": help, "secret": secret}
-    if default is dataclasses.MISSING:
-        return field(metadata=metadata, repr=not secret)
-    return field(default=default, metadata=metadata, repr=not secret)
+def _setting(default: Any, help: str, *, secret: bool = False, holds_secret: bool = False) -> Any:
+    """A field. ``secret``: shown to nobody; ``holds_secret``: a part of it is."""
+    return field(default=default, metadata={"help": help, "secret": secret}, repr=not (secret or holds_secret))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,9 @@ class LimitSettings:
 class AuditSettings:
     """Where decisions are kept."""
 
-    url: str = _setting("sqlite:vlmguard-audit.db", "database of the audit: sqlite:FILE, postgresql://…, or 'none'")
+    url: str = _setting(
+        "sqlite:vlmguard-audit.db", "database of the audit: sqlite:FILE, postgresql://…, or 'none'", holds_secret=True
+    )
     flush_seconds: float = _setting(0.2, "longest time a decision waits to be written")
     queue: int = _setting(10_000, "most decisions that wait to be written")
     when_full: WhenFull = _setting("wait", "what a request does when the queue is full: wait or fail")
@@ -80,7 +80,7 @@ class Key:
     """Somebody who may call."""
 
     id: str
-    hash: str
+    hash: str = field(repr=False)
     """SHA-256 of the key, hex."""
     policy: str | None = None
     mode: Mode | None = None

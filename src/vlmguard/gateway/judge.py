@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from vlmguard.gateway.asgi import Refused
 from vlmguard.gateway.config import Config, Key, OnFailure, Route
 from vlmguard.gateway.fetch import Fetcher
 from vlmguard.guard import Guard
+from vlmguard.images import read_image
 from vlmguard.policy import Policy, load_policy
 from vlmguard.protocols import Rewriter
 from vlmguard.receipts import VERSION, content_hash, unjudged
@@ -31,6 +33,7 @@ from vlmguard.types import (
     Mode,
     Opaque,
     Outcome,
+    Part,
     Reason,
     Receipt,
     Text,
@@ -40,6 +43,8 @@ from vlmguard.wire import Request
 MakeRewriter = Callable[..., Rewriter]
 _T = TypeVar("_T")
 _KINDS: dict[type[Exception], str] = {FetchError: "picture_not_fetched", ChatError: "nothing_to_judge"}
+_FIRST_SECONDS = 60.0
+"""For the first judgement of all, which loads weights."""
 _LARGE = 64 * 1024
 """Bytes from which on a body is read on a thread, so that other requests have their turn."""
 _log = logging.getLogger("vlmguard.gateway")
@@ -121,16 +126,18 @@ class Judge:
                 self._policies[terms.policy] = policy
                 self._rewriters[terms.policy] = make(config.rewriter, policy, threads=config.threads)
 
-    async def try_out(self) -> None:
-        """Has every rewriter judge a prompt of its own. Raises ``GuardError``."""
+    async def try_out(self, *, with_picture: bool = False) -> None:
+        """Has every rewriter judge a prompt of its own, and perhaps a picture. Raises ``GuardError``."""
         # A new prompt each time: one that is remembered would be answered by the memory.
-        text = f"What is the capital of France? ({time.time_ns()})"
+        parts: list[Part] = [Text(f"What is the capital of France? ({time.time_ns()})", "/prompt")]
+        if with_picture:
+            parts.append(_picture())
         for rewriter in self._rewriters.values():
             try:
-                async with asyncio.timeout(self._config.deadline):
-                    await rewriter.refine(Chat((Message("user", (Text(text, "/prompt"),)),)))
+                async with asyncio.timeout(_FIRST_SECONDS if with_picture else self._config.deadline):
+                    await rewriter.refine(Chat((Message("user", tuple(parts)),)))
             except TimeoutError as error:
-                raise GuardError(f"the rewriter did not judge a short prompt in {self._config.deadline:g} s") from error
+                raise GuardError("the rewriter did not judge a short prompt in time") from error
             except Exception as error:
                 raise GuardError(f"the rewriter cannot judge: {type(error).__name__}: {error}") from error
 
@@ -278,6 +285,15 @@ class Stages:
                 yield
         finally:
             self.found[stage] = self.found.get(stage, 0.0) + (time.perf_counter() - started) * 1000
+
+
+def _picture() -> Part:
+    """An empty one, large enough for models that cut pictures into patches."""
+    import PIL.Image
+
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (64, 64), "white").save(file, "PNG")
+    return read_image(file.getvalue(), "/picture")
 
 
 async def _run(on_thread: bool, do: Callable[..., _T], *arguments: object) -> _T:

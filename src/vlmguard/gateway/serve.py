@@ -5,11 +5,13 @@ vlmguard serve --upstream http://127.0.0.1:8000/v1
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from vlmguard.gateway.app import Gateway, Secrets
 from vlmguard.gateway.asgi import Receive, Scope, Send
 from vlmguard.gateway.config import Config
 from vlmguard.gateway.fetch import Resolve
-from vlmguard.gateway.judge import Judge, MakeRewriter
+from vlmguard.gateway.judge import MakeRewriter
 from vlmguard.gateway.keys import RateLimiter
 from vlmguard.gateway.protocol import TimedProtocol
 from vlmguard.receipts import read_key
@@ -65,8 +67,6 @@ class Launcher:
 
     def _prepare(self) -> None:
         """What holds for the whole process: Python's defaults are not made for a server that judges on threads."""
-        import asyncio
-
         logs.configure(self.config.log_level, self.config.log_json)
         sys.setswitchinterval(_SWITCH_SECONDS)
         pool = ThreadPoolExecutor(max(2, self.config.threads), "judge")
@@ -83,11 +83,15 @@ def make_secrets(config: Config) -> Secrets:
     return Secrets(signing or secrets.token_bytes(32), signing, rates)
 
 
-def check(config: Config) -> None:
-    """Has every guard of the configuration judge once. Raises ``VlmguardError``: then nothing is to be started."""
-    import asyncio
+def check(config: Config, shared: Secrets) -> None:
+    """Starts and stops a gateway, which has every guard judge once. Raises ``VlmguardError``: then nothing is to be started."""
 
-    asyncio.run(Judge(config, None, b"").try_out())
+    async def start_and_stop() -> None:
+        gateway = Gateway(config, shared)
+        await gateway.open()
+        await gateway.close()
+
+    asyncio.run(start_and_stop())
 
 
 def listen(config: Config) -> socket.socket:
@@ -130,15 +134,17 @@ def serve(config: Config) -> int:
     shared = make_secrets(config)
     launcher = Launcher(config, shared)
     try:
+        if config.workers > 1:
+            check(config, shared)  # workers that cannot start would be started again and again
         bound = listen(config)
         _log.info("listening on http://%s:%d, upstream %s", config.host, bound.getsockname()[1], config.upstream)
         found = server_config(config, launcher)
-        if config.workers == 1:
-            uvicorn.Server(found).run(sockets=[bound])
-        else:
-            check(config)  # workers that cannot start would be started again and again
+        if config.workers > 1:
             with metrics.shared():
                 Multiprocess(found, sockets=[bound]).run()
+            return 0
+        with suppress(SystemExit):  # the server's way to say that the application did not start
+            uvicorn.Server(found).run(sockets=[bound])
         if launcher.failure is not None:
             raise launcher.failure
         return 0

@@ -55,7 +55,8 @@ class Target:
     """Ends in the API's version, such as ``/v1``."""
     key: str = field(default="", repr=False)
     """The gateway's credential; "" = the client's own is passed on."""
-    key_header: bytes = b"authorization"
+    takes_api_key: bool = False
+    """Whether the credential also goes into ``x-api-key``, the only place where some servers of Anthropic's dialect look."""
 
     def url(self, path: str, query: bytes) -> URL:
         """Where ``path`` (below ``/v1``) is there."""
@@ -78,8 +79,9 @@ def request_headers(headers: Headers, target: Target, used_key: bytes | None) ->
         if name not in dropped and not name.startswith((b"x-vlmguard-", b"x-forwarded-")):
             kept.add(name.decode("latin-1"), value.decode("latin-1"))
     if target.key:
-        bearer = target.key_header == b"authorization"
-        kept[target.key_header.decode()] = f"Bearer {target.key}" if bearer else target.key
+        kept["authorization"] = f"Bearer {target.key}"
+        if target.takes_api_key:
+            kept["x-api-key"] = target.key
     return kept
 
 
