@@ -31,6 +31,8 @@ from vlmguard.types import (
     Text,
 )
 
+REMOVED = "[This message was removed.]"
+"""What takes the place of an earlier turn that was blocked, so that one bad turn does not end the conversation."""
 _GRAVITY = (Outcome.FORWARD, Outcome.UNGUARDED, Outcome.DEGRADED, Outcome.REWRITE, Outcome.BLOCK)
 
 
@@ -106,7 +108,7 @@ class Guard:
         action = self._action(review)
         rule = self._rule(review)
         if action is Action.BLOCK or rule is Rule.BLOCK:
-            return _Decision(turn, review, Outcome.BLOCK, None, False)
+            return _blocked(chat, turn, review)
         text: str | None = None
         degraded = rule is Rule.DEGRADE
         if action is Action.REWRITE:
@@ -114,7 +116,7 @@ class Guard:
             if message.role == "user":
                 text = self._refined(chat.until(turn), review)
             elif self.policy.tool_results is ToolAction.BLOCK:
-                return _Decision(turn, review, Outcome.BLOCK, None, False)
+                return _blocked(chat, turn, review)
             elif self.policy.tool_results is ToolAction.NEUTRALISE:
                 text = neutralise_tool_result(message.text, self.policy, detect(chat.prompt)) if message.text else None
                 # A picture cannot be quoted as data: the safety prompt says what to make of words in it.
@@ -188,6 +190,15 @@ class Guard:
         """The chat behind the policy's static safety prompt, as a system turn before all others."""
         prompt = self.policy.say(self.policy.safety_prompt, detect(chat.prompt))
         return Chat((Message("system", (Text(prompt),)), *chat.messages))
+
+
+def _blocked(chat: Chat, turn: int, review: Review) -> _Decision:
+    """The newest turn of the user's blocks the request. An earlier one was blocked when it came, and clients send it again with
+    all that follows: its words are taken out, where it is nothing but words."""
+    answered = any(message.role == "assistant" for message in chat.messages[turn : chat.last_user_turn])
+    if answered and all(isinstance(part, Text) for part in chat.messages[turn].parts):
+        return _Decision(turn, review, Outcome.REWRITE, REMOVED, False)
+    return _Decision(turn, review, Outcome.BLOCK, None, False)
 
 
 def _embedded(policy: Policy) -> Rewriter:

@@ -14,7 +14,7 @@ from typing import Any
 
 from yarl import URL
 
-from vlmguard.errors import AuditError, VlmguardError
+from vlmguard.errors import AuditError, VlmguardError, WireError
 from vlmguard.gateway import litellm, logs, openapi, tracing
 from vlmguard.gateway.asgi import EVENTS, JSON, ClientGone, Receive, Refused, Scope, Send, header, read_body
 from vlmguard.gateway.audit import AuditEntry, AuditLog
@@ -375,7 +375,10 @@ class Gateway:
         await self._read(call)
         terms = Terms.of(self.config, None, call.key)
         async with Connected(call.receive) as connected:
-            question = litellm.read(call.body)
+            try:
+                question = litellm.read(call.body)
+            except WireError as error:
+                raise Refused(400, str(error), "bad_request") from error
             if question is None:
                 connected.release()
                 call.outcome = call.intended = "unguarded"

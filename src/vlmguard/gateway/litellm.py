@@ -34,9 +34,12 @@ def read(body: bytes) -> Question | None:
         raise WireError("/input_type is 'request' or 'response'")
     if not isinstance(messages, list | None):
         raise WireError("/structured_messages is a list of messages")
+    model = value.get("model")
+    if not isinstance(model, str | None):
+        raise WireError("/model is a string")
     if value["input_type"] == "response" or not (texts or images or messages):
         return None
-    return Question(body, texts, images, messages or [], str(value.get("model") or ""))
+    return Question(body, texts, images, messages or [], model or "")
 
 
 def _strings(value: dict[str, Any], key: str) -> list[str]:
@@ -75,7 +78,10 @@ class Question:
     def _of_messages(self) -> Request | None:
         if not self.messages:
             return None
-        request = openai_chat.read(self._as_chat())
+        try:
+            request = openai_chat.read(self._as_chat())
+        except WireError:  # of a dialect that the proxy did not translate: the texts remain
+            return None
         return request if [text.text for text in _contents(request.chat)] == self.texts else None
 
     def _as_chat(self) -> bytes:
