@@ -1,3 +1,5 @@
 from __future__ import annotations
 
-from tests.gateway.postgres import postgres as postgres
+from tests.gateway.postgres import postgres
+
+__all__ = ["postgres"]
