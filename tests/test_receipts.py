@@ -159,7 +159,7 @@ def test_what_two_writers_could_spell_differently_has_no_canonical_form(value: o
 
 
 def test_the_canonical_form_is_sorted_without_space_and_utf8() -> None:
-    assert canonical({"b": [1, True, None, {"z": "é\x7f\n\x01\"\\/"}], "a": -(2**53)}) == (
+    assert canonical({"b": [1, True, None, {"z": 'é\x7f\n\x01"\\/'}], "a": -(2**53)}) == (
         b'{"a":-9007199254740992,"b":[1,true,null,{"z":"' + "é\x7f".encode() + rb'\n\u0001\"\\/"}]}'
     )
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.kit import Running, Upstream, gateway
-from tests.gateway.postgres import postgres as postgres  # noqa: PLC0414 - a fixture
+from tests.gateway.postgres import postgres
+
+__all__ = ["guarded", "postgres", "upstream"]
 
 
 @pytest.fixture

@@ -18,7 +18,11 @@ def entry(
 ) -> AuditEntry:
     """One decision, with an id of its own, made now unless said otherwise."""
     receipt = replace(
-        a_receipt(), id=id or uuid.uuid4().hex, time=stamp(time or datetime.now(UTC)), outcome=outcome, intended_outcome=outcome
+        a_receipt(),
+        id=id or uuid.uuid4().hex,
+        time=stamp(time or datetime.now(UTC)),
+        outcome=outcome,
+        intended_outcome=outcome,
     )
     known: dict[str, Any] = {
         "owner": "alice",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +77,9 @@ _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "p
 _CHUNK = 1_000
 """Rows a statement deletes or an export fetches at once: few enough that nobody waits long for a lock."""
 _BUSY_SECONDS = 5.0
+"""How long SQLite waits for another process's lock."""
+_ANSWER_SECONDS = 10.0
+"""How long PostgreSQL may take for one statement: a server that went silent is noticed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +129,10 @@ class Store:
 
     async def prepare(self) -> None:
         """Connects, and brings the schema up to date."""
-        try:
+        async with self._translating():
             self._find_file()
             async with self._writing.begin() as connection:
                 await self._migrate(connection)
-        except Exception as error:
-            await self._reset()
-            raise self._translated(error) from error
         self._prepared = True
 
     async def add(self, rows: Sequence[Row], *, again: bool = False) -> None:
@@ -140,14 +141,10 @@ class Store:
         ``again``: the same rows were tried before, and may have been written, and since then even erased.
         """
         await self._require_prepared()
-        try:
-            async with self._writing.begin() as connection:
-                await connection.execute(self._insert(DECISIONS), list(rows))
-                if again:
-                    await connection.execute(sa.delete(DECISIONS).where(DECISIONS.c.id.in_(sa.select(ERASURES.c.id))))
-        except Exception as error:
-            await self._reset()
-            raise self._translated(error) from error
+        async with self._translating(), self._writing.begin() as connection:
+            await connection.execute(self._insert(DECISIONS), list(rows))
+            if again:
+                await connection.execute(sa.delete(DECISIONS).where(DECISIONS.c.id.in_(sa.select(ERASURES.c.id))))
 
     async def one(self, id: str) -> Row | None:
         """The decision with this id."""
@@ -167,47 +164,36 @@ class Store:
         await self._require_prepared()
         columns = [column for column in DECISIONS.c if raw or column.name != "raw"]
         query = sa.select(*columns).where(*wanted.conditions()).order_by(DECISIONS.c.time, DECISIONS.c.id)
-        try:
-            async with self._engine.connect() as connection:
-                async for row in (await connection.stream(query, execution_options={"yield_per": _CHUNK})).mappings():
-                    yield dict(row)
-        except Exception as error:
-            raise self._translated(error) from error
+        async with self._translating(), self._engine.connect() as connection:
+            async for row in (await connection.stream(query, execution_options={"yield_per": _CHUNK})).mappings():
+                yield dict(row)
 
     async def erase(self, ids: Iterable[str]) -> set[str]:
         """Takes decisions out, leaving only their ids and the moment; returns the ids that were there."""
         wanted = list(ids)
         await self._require_prepared()
-        try:
+        async with self._translating():
             async with self._writing.begin() as connection:
-                found = await connection.scalars(
-                    sa.delete(DECISIONS).where(DECISIONS.c.id.in_(wanted)).returning(DECISIONS.c.id)
-                )
-                gone = set(found)
+                erasing = sa.delete(DECISIONS).where(DECISIONS.c.id.in_(wanted)).returning(DECISIONS.c.id)
+                gone = set(await connection.scalars(erasing))
                 if gone:
                     now = stamp(datetime.now(UTC))
                     await connection.execute(self._insert(ERASURES), [{"id": id, "time": now} for id in sorted(gone)])
             await self._forget_pages()
-        except Exception as error:
-            raise self._translated(error) from error
         return gone
 
     async def prune(self, before: str) -> int:
         """Takes out the decisions made before a moment, some at a time; returns how many."""
         await self._require_prepared()
         old = sa.select(DECISIONS.c.id).where(DECISIONS.c.time < before).order_by(DECISIONS.c.time).limit(_CHUNK)
-        count = 0
-        try:
-            while True:
+        count, removed = 0, _CHUNK
+        async with self._translating():
+            while removed == _CHUNK:
                 async with self._writing.begin() as connection:
                     removed = (await connection.execute(sa.delete(DECISIONS).where(DECISIONS.c.id.in_(old)))).rowcount
                 count += removed
-                if removed < _CHUNK:
-                    break
             if count:
                 await self._forget_pages()
-        except Exception as error:
-            raise self._translated(error) from error
         return count
 
     async def close(self) -> None:
@@ -257,12 +243,9 @@ class Store:
 
     async def _first(self, query: sa.Select[Any]) -> Row | None:
         await self._require_prepared()
-        try:
-            async with self._engine.connect() as connection:
-                row: Row | None = (await connection.execute(query)).mappings().first()
-                return row
-        except Exception as error:
-            raise self._translated(error) from error
+        async with self._translating(), self._engine.connect() as connection:
+            row: Row | None = (await connection.execute(query)).mappings().first()
+        return row
 
     def _insert(self, table: sa.Table) -> sa.Insert:
         if self._file is None:
@@ -281,8 +264,17 @@ class Store:
         self._prepared = False
         await self._engine.dispose()
 
-    def _translated(self, error: Exception) -> AuditError:
-        return error if isinstance(error, AuditError) else AuditError(f"{self.name}: {_reason(error)}")
+    @asynccontextmanager
+    async def _translating(self) -> AsyncIterator[None]:
+        """Drivers fail in many ways, and not all by their own exceptions."""
+        try:
+            yield
+        except AuditError:
+            await self._reset()
+            raise
+        except Exception as error:
+            await self._reset()
+            raise AuditError(f"{self.name}: {_reason(error)}") from error
 
 
 def _read_url(url: str) -> URL:
@@ -310,7 +302,11 @@ def _make_engine(url: URL) -> AsyncEngine:
                 pool_size=2,
                 max_overflow=4,
                 pool_pre_ping=True,
-                connect_args={"timeout": 5, "command_timeout": 10, "server_settings": {"application_name": "vlmguard"}},
+                connect_args={
+                    "timeout": _ANSWER_SECONDS / 2,
+                    "command_timeout": _ANSWER_SECONDS,
+                    "server_settings": {"application_name": "vlmguard"},
+                },
             )
         engine = create_async_engine(url, hide_parameters=True, pool_size=2, connect_args={"timeout": _BUSY_SECONDS})
     except ImportError as error:
