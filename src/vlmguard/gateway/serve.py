@@ -32,6 +32,8 @@ from vlmguard.rewriters.select import make_rewriter
 
 _log = logging.getLogger(__name__)
 _GRACE_SECONDS = 30
+_HUNG_SECONDS = 60
+"""How long a worker may not answer its parent before it is replaced. A start on a busy machine takes some of that."""
 _BACKLOG = 2048
 _SWITCH_SECONDS = 0.001
 """How long a judging thread may keep the interpreter while requests wait; Python's own 5 ms is longer than a judgement."""
@@ -125,6 +127,7 @@ def server_config(config: Config, app: object) -> uvicorn.Config:
         date_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_worker_healthcheck=_HUNG_SECONDS,
     )
 
 
