@@ -608,6 +608,27 @@ def test_slow_and_endless_headers_are_cut_off(tmp_path: Path, upstream: Upstream
         assert running.get("/healthz").status_code == 200
 
 
+def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path, upstream: Upstream) -> None:
+    left = threading.Event()
+
+    async def endless(request: web.Request, received: Received) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"x" * 65536)
+        except (ConnectionError, asyncio.CancelledError):
+            left.set()
+            raise
+
+    upstream.handler = endless
+    with gateway(tmp_path, upstream.url, toml="[limits]\nwrite_seconds = 0.5\n") as running:
+        with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as raw:
+            raw.sendall(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert left.wait(30)  # while our end is still open, and reads nothing
+            wait_until(lambda: metric(running.get("/metrics").text, "vlmguard_requests_total", status="499") == 1)
+
+
 def test_too_many_requests_at_once_are_told_to_come_back(tmp_path: Path, upstream: Upstream) -> None:
     held = threading.Event()
 

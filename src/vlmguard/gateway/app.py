@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -141,6 +143,10 @@ class Gateway:
             self.failure = error
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
+        # What is loaded stays, and a request leaves no cycles: the collector need not look so often, nor at everything.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.close()
@@ -148,14 +154,13 @@ class Gateway:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(
-            id=uuid.uuid4().hex,
+            id=os.urandom(16).hex(),
             method=scope["method"],
             path=scope["path"],
             query=scope["query_string"],
             headers=scope["headers"],
             receive=receive,
             send=send,
-            write_seconds=self.config.limits.write_seconds,
         )
         self._in_flight += 1
         try:
@@ -275,7 +280,7 @@ class Gateway:
         value = header(call.headers, b"host")
         if value is None:
             return
-        host = URL(f"http://{value.decode('latin-1')}").host or "" if _is_host(value) else ""
+        host = _host_name(value)
         if host != "localhost" and host not in self.config.allowed_hosts and not _is_loopback(host):
             raise Refused(421, "this gateway is not called by that name: see allowed_hosts", "wrong_host")
 
@@ -326,8 +331,11 @@ class Gateway:
             raw=call.body.decode(errors="backslashreplace") if self.config.audit.raw else None,
         )
         try:
-            async with asyncio.timeout(self.config.deadline):
-                await self._audit.record(entry)
+            if entry.raw is None and self._audit.depth < self.config.audit.queue:
+                await self._audit.record(entry)  # at once, since there is room
+            else:
+                async with asyncio.timeout(self.config.deadline):
+                    await self._audit.record(entry)
         except (AuditError, TimeoutError) as error:
             _log.error("a decision could not be kept: %s", error)
             call.outcome = call.intended = ""  # nothing of it holds
@@ -463,10 +471,18 @@ def _require_json(value: bytes | None) -> None:
             raise Refused(400, "send the body in UTF-8", "unknown_encoding")
 
 
-def _is_host(value: bytes) -> bool:
-    return not any(letter in value for letter in b"/@?#\\ \t%")
+@lru_cache(maxsize=1024)
+def _host_name(value: bytes) -> str:
+    """The name in a host header, without its port; "" for what is none."""
+    if any(letter in value for letter in b"/@?#\\ \t%"):
+        return ""
+    try:
+        return URL(f"http://{value.decode('latin-1')}").host or ""
+    except ValueError:
+        return ""
 
 
+@lru_cache(maxsize=1024)
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback

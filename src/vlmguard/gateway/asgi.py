@@ -46,16 +46,11 @@ async def read_body(receive: Receive, headers: Headers, most: int, seconds: floa
     declared = header(headers, b"content-length")
     if declared is not None and int(declared) > most:
         raise _too_large(most)
-    message = await _first(receive, seconds)
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > most:
-            raise _too_large(most)
-        return body
-    pieces, size = [body], len(body)
+    pieces: list[bytes] = []
+    size, more = 0, True
     try:
         async with asyncio.timeout(seconds):
-            while message.get("more_body"):
+            while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
@@ -63,20 +58,10 @@ async def read_body(receive: Receive, headers: Headers, most: int, seconds: floa
                 size += len(pieces[-1])
                 if size > most:
                     raise _too_large(most)
+                more = message.get("more_body", False)
     except TimeoutError:
         raise _too_slow(seconds) from None
-    return b"".join(pieces)
-
-
-async def _first(receive: Receive, seconds: float) -> Message:
-    try:
-        async with asyncio.timeout(seconds):
-            message = await receive()
-    except TimeoutError:
-        raise _too_slow(seconds) from None
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    return message
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _too_large(most: int) -> Refused:

@@ -17,7 +17,7 @@ from vlmguard.gateway.upstream import response_headers
 from vlmguard.types import Receipt
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """A request, and what became of it so far."""
 
@@ -28,7 +28,6 @@ class Call:
     headers: Headers
     receive: Receive
     send: Send
-    write_seconds: float
     key: Key | None = None
     used_header: bytes | None = None
     """The header in which the caller's key stood."""
@@ -61,18 +60,11 @@ class Call:
     async def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Sends status and headers."""
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._marks()]})
+        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *self._marks()]})
 
     async def write(self, body: bytes, *, more: bool) -> None:
-        """Sends a piece of the body. Raises ``ClientGone`` when the client takes nothing for too long."""
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
-
-    async def _send(self, message: dict[str, object]) -> None:
-        try:
-            async with asyncio.timeout(self.write_seconds):
-                await self.send(message)
-        except TimeoutError:
-            raise ClientGone from None
+        """Sends a piece of the body."""
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def answer(
         self, status: int, body: bytes, kind: tuple[bytes, bytes] = JSON, headers: Iterable[tuple[bytes, bytes]] = ()

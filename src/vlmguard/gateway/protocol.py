@@ -1,4 +1,4 @@
-"""The server's side of a connection: uvicorn's, with a clock and a cap on what comes before a request is whole."""
+"""The server's side of a connection: uvicorn's, with clocks for clients that say or take nothing, and a cap on headers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from vlmguard.gateway.config import LimitSettings
+
 MOST_HEADERS = 64 * 1024
 """Bytes of a request line and its headers."""
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """A connection whose client must say what it wants in time, and briefly."""
+    """A connection whose client must say what it wants in time and briefly, and take what it is given."""
 
     def __init__(self, config: uvicorn.Config, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
-        self._header_seconds: float = config.app.config.limits.header_seconds  # type: ignore[union-attr]
+        limits: LimitSettings = config.app.config.limits  # type: ignore[union-attr]
+        self._header_seconds, self._write_seconds = limits.header_seconds, limits.write_seconds
+        self._stuck: asyncio.TimerHandle | None = None
         self._waiting: asyncio.TimerHandle | None = None
         self._in_headers = 0
 
@@ -27,7 +31,23 @@ class TimedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
+        self._unstick()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stuck is None:
+            # Cut and not closed: what is still to be written would never be taken.
+            self._stuck = self.loop.call_later(self._write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._unstick()
+        super().resume_writing()
+
+    def _unstick(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def data_received(self, data: bytes) -> None:
         if self._waiting is None and (self.cycle is None or self.cycle.response_complete):
