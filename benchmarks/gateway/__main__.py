@@ -4,7 +4,7 @@
 
 One core is the gateway's, the other is shared by the load and a model's server that costs next to nothing. In each round every
 subject is measured once, in turn; a ratio is formed within a round, and its mean over the rounds is printed with a 95 % interval.
-LiteLLM's proxy (no guardrail) takes part where it has its environment: ``make build/litellm``.
+LiteLLM's proxy (no guardrail) takes part where it has its environment: ``make build/litellm/.installed``.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ judged anew (architecture, decision 2).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vlmguard.checks import check_rewrite
@@ -57,6 +58,7 @@ class Guard:
         mode: ``Mode.MONITOR`` judges and records, and changes nothing.
         key: for the content hashes in receipts. Without one they can be guessed for short prompts.
         remembered: how many judged prefixes are kept, so that a conversation is not judged anew at every turn.
+        on_turn: told of every turn whether it was remembered.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Guard:
         mode: Mode = Mode.ENFORCE,
         key: bytes = b"",
         remembered: int = 1024,
+        on_turn: Callable[[bool], None] | None = None,
     ) -> None:
         self.policy = policy or load_policy()
         self.rewriter = rewriter or _embedded(self.policy)
@@ -74,6 +77,7 @@ class Guard:
         self._key = key
         self._reviews: OrderedDict[tuple[str, ...], Review] = OrderedDict()
         self._remembered = remembered
+        self._on_turn = on_turn or (lambda known: None)
 
     async def refine(self, chat: Chat) -> Guarded:
         """Judges a chat. A benign one comes back as the very same object.
@@ -132,7 +136,9 @@ class Guard:
         key = (chat.prefix_hash(turn), *(part.path for part in prefix.messages[-1].parts))
         if (known := self._reviews.get(key)) is not None:
             self._reviews.move_to_end(key)
+            self._on_turn(True)
             return known
+        self._on_turn(False)
         try:
             review = await self.rewriter.refine(prefix)
         except VlmguardError as error:

@@ -191,6 +191,12 @@ def test_a_configuration_in_which_a_guard_cannot_run_does_not_start(
     assert "Traceback" not in done.stderr
 
 
+def test_without_its_packages_the_command_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; from vlmguard.cli.main import main; sys.exit(main(['serve', '--upstream', 'http://x/v1']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, "pip install 'vlmguard[gateway]'" in done.stderr) == (1, True)
+
+
 def test_nothing_is_said_twice() -> None:
     variables = [variable(name) for name in settings()]
     assert len(set(variables)) == len(variables)

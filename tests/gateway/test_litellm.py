@@ -1,4 +1,4 @@
-"""LiteLLM's generic guardrail endpoint: its contract, and a real proxy in an environment of its own (``make build/litellm``)."""
+"""LiteLLM's generic guardrail endpoint: its contract, and a real proxy in an environment of its own (``make build/litellm/.installed``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.conftest import Draw
-from tests.gateway.kit import FORBIDDEN, HARMFUL, HARMLESS, SAID, Running, Upstream, gateway, wait_until
+from tests.gateway.kit import FORBIDDEN, HARMFUL, HARMLESS, SAID, Running, Upstream, gateway, missing, wait_until
 from tests.gateway.test_serving import url_of
 from vlmguard.policy import load_policy
 
@@ -136,7 +136,7 @@ def test_monitor_mode_changes_nothing(tmp_path: Path, upstream: Upstream) -> Non
 def proxy(tmp_path: Path, upstream: Upstream, guarded: Running) -> Iterator[str]:
     """A LiteLLM proxy before the upstream that asks the gateway; yields its base URL."""
     if not PROXY.exists():
-        pytest.skip("LiteLLM has an environment of its own: make build/litellm")
+        missing("LiteLLM has an environment of its own: make build/litellm/.installed")
     config = tmp_path / "litellm.yaml"
     config.write_text(f"""
 model_list:

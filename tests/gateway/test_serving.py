@@ -527,11 +527,11 @@ def test_health_and_readiness_are_really_tried(guarded: Running, upstream: Upstr
     assert upstream.last.path == "/v1/models"
 
     async def fail(request: web.Request, received: Received) -> web.StreamResponse:
-        return web.Response(status=500)
+        return web.Response(status=503)
 
     upstream.handler = fail
     wait_until(lambda: guarded.get("/readyz").status_code == 503)
-    assert guarded.get("/readyz").json()["failed"] == {"upstream": "the upstream answers with status 500"}
+    assert guarded.get("/readyz").json()["failed"] == {"upstream": "the upstream answers with status 503"}
 
 
 def test_metrics_and_logs_hold_numbers_and_no_words_of_users(
@@ -546,6 +546,7 @@ def test_metrics_and_logs_hold_numbers_and_no_words_of_users(
     assert metric(text, "vlmguard_requests_total", route="/v1/chat/completions", outcome="rewrite", status="200") == 1
     assert metric(text, "vlmguard_findings_total", category="indiscriminate_weapons") == 1
     assert metric(text, "vlmguard_stage_seconds_count", stage="guard") == 2
+    assert metric(text, "vlmguard_cache_total", result="miss") == 2
     assert metric(text, "vlmguard_requests_total", route="other", outcome="refused") == 1
     logged = capfd.readouterr().err
     assert "RuntimeError" in logged
@@ -622,11 +623,13 @@ def test_a_client_that_takes_nothing_is_given_up(tmp_path: Path, upstream: Upstr
             raise
 
     upstream.handler = endless
-    with gateway(tmp_path, upstream.url, toml="[limits]\nwrite_seconds = 0.5\n") as running:
-        with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as raw:
-            raw.sendall(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            assert left.wait(30)  # while our end is still open, and reads nothing
-            wait_until(lambda: metric(running.get("/metrics").text, "vlmguard_requests_total", status="499") == 1)
+    with (
+        gateway(tmp_path, upstream.url, toml="[limits]\nwrite_seconds = 0.5\n") as running,
+        socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as raw,
+    ):
+        raw.sendall(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert left.wait(30)  # while our end is still open, and reads nothing
+        wait_until(lambda: metric(running.get("/metrics").text, "vlmguard_requests_total", status="499") == 1)
 
 
 def test_too_many_requests_at_once_are_told_to_come_back(tmp_path: Path, upstream: Upstream) -> None:

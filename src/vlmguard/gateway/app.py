@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
@@ -88,8 +89,8 @@ class Gateway:
         self._passed = {split_pass_through(entry) for entry in config.pass_through}
         self._known_paths = {*_OWN_PATHS, *DIALECT_OF, *(path for _, path in self._passed)}
         self._fetcher = Fetcher(config.fetch, config.limits.body_bytes, resolve) if config.fetch.enabled else None
-        self._judge = Judge(config, self._fetcher, secrets.hash_key, make)
         self._metrics = Metrics()
+        self._judge = Judge(config, self._fetcher, secrets.hash_key, make, self._metrics.cache)
         self._in_flight = 0
         self._ready_at = 0.0
         self._ready: tuple[int, dict[str, object]] = (503, {})
@@ -112,6 +113,7 @@ class Gateway:
                 flush_seconds=audit.flush_seconds,
                 when_full=audit.when_full,
                 signing_key=self._secrets.signing_key,
+                keep=timedelta(days=audit.keep_days) if audit.keep_days else None,
                 on_depth=self._metrics.queue_depth,
             )
         self._upstream = Upstream(self.config.upstream_seconds)

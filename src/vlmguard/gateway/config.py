@@ -72,6 +72,7 @@ class AuditSettings:
     flush_seconds: float = _setting(0.2, "longest time a decision waits to be written")
     queue: int = _setting(10_000, "most decisions that wait to be written")
     when_full: WhenFull = _setting("wait", "what a request does when the queue is full: wait or fail")
+    keep_days: int = _setting(0, "remove decisions that are older than so many days; 0 keeps them")
     raw: bool = _setting(False, "keep the request bodies as well; they hold what users wrote")
 
 
@@ -331,6 +332,9 @@ def _normal_key(key: Key) -> Key:
 # Checking
 
 
+_MAY_BE_ZERO = ("port", "audit.keep_days")
+
+
 def _check(config: Config) -> None:
     _check_address(config.upstream, "upstream")
     for route in config.routes:
@@ -345,7 +349,7 @@ def _check(config: Config) -> None:
                 )
     for name in settings():
         value = _value(config, name)
-        if hint(name) in (int, float) and name != "port" and value <= 0:
+        if hint(name) in (int, float) and (value < 0 or (value == 0 and name not in _MAY_BE_ZERO)):
             raise InputError(f"{name} is a number above 0, not {value}")
     if not 0 <= config.port <= 65535:
         raise InputError(f"port is a number up to 65535, not {config.port}")

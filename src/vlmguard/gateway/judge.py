@@ -108,11 +108,18 @@ class Judge:
         fetcher: of remote pictures; without one they stay unjudged.
         hash_key: for the content hashes in receipts.
         make: spec and policy → rewriter.
+        on_turn: told of every turn whether it was judged before.
     """
 
     def __init__(
-        self, config: Config, fetcher: Fetcher | None, hash_key: bytes, make: MakeRewriter = make_rewriter
+        self,
+        config: Config,
+        fetcher: Fetcher | None,
+        hash_key: bytes,
+        make: MakeRewriter = make_rewriter,
+        on_turn: Callable[[bool], None] | None = None,
     ) -> None:
+        self._on_turn = on_turn
         self._config = config
         self._fetcher = fetcher
         self._hash_key = hash_key
@@ -178,7 +185,11 @@ class Judge:
         key = (terms.policy, terms.mode, owner)
         if (guard := self._guards.get(key)) is None:
             guard = self._guards[key] = Guard(
-                self._rewriters[terms.policy], self._policies[terms.policy], mode=terms.mode, key=self._hash_key
+                self._rewriters[terms.policy],
+                self._policies[terms.policy],
+                mode=terms.mode,
+                key=self._hash_key,
+                on_turn=self._on_turn,
             )
         return guard
 

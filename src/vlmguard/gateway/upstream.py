@@ -36,6 +36,8 @@ _KEPT_ALIVE = 4.0
 _PIECE = 256 * 1024
 _RAW = 1 << 20
 """Bytes that are written at once; more go piece by piece, so that other requests have their turn."""
+_AWAY = (502, 503, 504)
+"""What proxies and servers say that cannot answer just now. 500 is none: ``transformers serve`` fails to list its models so."""
 CONNECT_SECONDS = 10.0
 
 
@@ -133,14 +135,14 @@ class Upstream:
             raise UpstreamError(f"the upstream cannot be reached: {type(error).__name__}", 502) from error
 
     async def is_there(self, target: Target) -> str | None:
-        """``None`` when the server answers anything but a failure of its own; else what is wrong."""
+        """``None`` when the server answers, whatever it thinks of the question; else what is wrong."""
         headers = request_headers((), target, OWN_HEADER)
         try:
             response = await self.send("GET", target.url("/v1/models", b""), headers, b"")
         except UpstreamError as error:
             return str(error)
         response.close()
-        return f"the upstream answers with status {response.status}" if response.status >= 500 else None
+        return f"the upstream answers with status {response.status}" if response.status in _AWAY else None
 
 
 async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
