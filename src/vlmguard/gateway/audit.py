@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 200
 """Rows a transaction writes; as many pending start one before its time."""
-_BREATH = 20
+_BREATH = 5
 """Rows formed between two looks at other requests: about half a millisecond."""
 _LONGEST_WORD = 256
 """Characters of a client's own word (a model's name) that are kept."""

@@ -76,6 +76,8 @@ _LOCK = 0x766C6D67
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _CHUNK = 1_000
 """Rows a statement deletes or an export fetches at once: few enough that nobody waits long for a lock."""
+_SLICE = 25
+"""Rows handed to the driver at once: binding them holds up every other request of the process."""
 _BUSY_SECONDS = 5.0
 """How long SQLite waits for another process's lock."""
 _ANSWER_SECONDS = 10.0
@@ -142,7 +144,8 @@ class Store:
         """
         await self._require_prepared()
         async with self._translating(), self._writing.begin() as connection:
-            await connection.execute(self._insert(DECISIONS), list(rows))
+            for start in range(0, len(rows), _SLICE):
+                await connection.execute(self._insert(DECISIONS), list(rows[start : start + _SLICE]))
             if again:
                 await connection.execute(sa.delete(DECISIONS).where(DECISIONS.c.id.in_(sa.select(ERASURES.c.id))))
 
