@@ -21,8 +21,9 @@ try:
     import sqlalchemy as sa
     from sqlalchemy.dialects import postgresql, sqlite
     from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import ArgumentError, DBAPIError
+    from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+    from sqlalchemy.pool import ConnectionPoolEntry
 except ImportError as error:
     raise MissingExtraError("the audit log", "gateway") from error
 
@@ -125,7 +126,7 @@ class Store:
         self._create = create
         self._file = Path(self._url.database or "") if self._url.get_backend_name() == "sqlite" else None
         self._identity: tuple[int, int] | None = None
-        self._engine = _make_engine(self._url)
+        self._engine = _make_engine(self._url, self._file)
         self._writing = self._engine.execution_options(vlmguard_begin="BEGIN IMMEDIATE")
         self._prepared = False
 
@@ -226,10 +227,7 @@ class Store:
             await connection.execute(sa.update(_SCHEMA).values(version=len(MIGRATIONS)))
 
     async def _require_prepared(self) -> None:
-        if self._file is not None and self._prepared and self._identity != _identity(self._file):
-            # The file that is open has another name now, or none: what is written to it would be lost.
-            await self._reset()
-        if not self._prepared:
+        if not self._prepared or (self._file is not None and self._identity != _identity(self._file)):
             await self.prepare()
 
     def _find_file(self) -> None:
@@ -262,21 +260,16 @@ class Store:
                 await connection.execution_options(vlmguard_begin="")
                 await connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))
 
-    async def _reset(self) -> None:
-        """The next use starts from a new connection, and looks at the schema again."""
-        self._prepared = False
-        await self._engine.dispose()
-
     @asynccontextmanager
     async def _translating(self) -> AsyncIterator[None]:
-        """Drivers fail in many ways, and not all by their own exceptions."""
+        """Drivers fail in many ways, and not all by their own exceptions. After a failure the schema is looked at again."""
         try:
             yield
         except AuditError:
-            await self._reset()
+            self._prepared = False
             raise
         except Exception as error:
-            await self._reset()
+            self._prepared = False
             raise AuditError(f"{self.name}: {_reason(error)}") from error
 
 
@@ -295,10 +288,10 @@ def _read_url(url: str) -> URL:
     return read.set(drivername=driver)
 
 
-def _make_engine(url: URL) -> AsyncEngine:
+def _make_engine(url: URL, file: Path | None) -> AsyncEngine:
     # Parameters hold what clients sent; they do not belong into messages and logs.
     try:
-        if url.get_backend_name() == "postgresql":
+        if file is None:
             return create_async_engine(
                 url,
                 hide_parameters=True,
@@ -316,6 +309,17 @@ def _make_engine(url: URL) -> AsyncEngine:
         raise MissingExtraError("an audit log in PostgreSQL", "postgres") from error
     sa.event.listen(engine.sync_engine, "connect", _on_connect)
     sa.event.listen(engine.sync_engine, "begin", _on_begin)
+
+    def remember(_: object, record: ConnectionPoolEntry) -> None:
+        record.info["file"] = _identity(file)
+
+    def refuse_stale(_: object, record: ConnectionPoolEntry, __: object) -> None:
+        # The file that is open has another name now, or none: what is written to it would be lost. The pool opens it anew.
+        if record.info["file"] != _identity(file):
+            raise DisconnectionError
+
+    sa.event.listen(engine.sync_engine, "connect", remember)
+    sa.event.listen(engine.sync_engine, "checkout", refuse_stale)
     return engine
 
 
