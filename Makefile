@@ -40,6 +40,7 @@ bench: $(STAMP)  ## quality and speed; DATA=folder adds the development data
 	$(BIN)/python benchmarks/quality.py $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/ocr.py
 	$(BIN)/python benchmarks/process.py
+	$(BIN)/python -m benchmarks.audit
 
 soak: $(STAMP)  ## the long runs
 	$(BIN)/python -m pytest -m soak

@@ -195,6 +195,20 @@ async def test_a_request_that_waited_learns_that_the_log_was_closed(tmp_path: Pa
     await closing
 
 
+async def test_a_broken_writer_is_told_to_everybody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An entry that is none can only be a fault of our own: then nothing is accepted any more."""
+    log = await AuditLog.open(f"sqlite:{tmp_path / 'a.db'}", queue=2, flush_seconds=0.5)
+    await log.record(entry(level=3))
+    await log.record(entry())
+    with pytest.raises(AuditError, match="writer is broken"):
+        await log.record(entry())  # it waited for space
+    with pytest.raises(AuditError, match="writer is broken"):
+        await log.ready()
+    with pytest.raises(AuditError, match="2 decisions were NOT written"):
+        await log.close()
+    assert "2 decisions were not stored" in caplog.text
+
+
 async def test_old_decisions_are_removed_by_themselves(url: str, store: Store) -> None:
     now = datetime.now(UTC)
     old, new = entry(time=now - timedelta(days=31)), entry(time=now - timedelta(days=29))

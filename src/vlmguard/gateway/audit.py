@@ -233,6 +233,9 @@ class AuditLog:
                         await asyncio.wait_for(self._hurry.wait(), self._flush_seconds / 2)
                 self._hurry.clear()
                 await self._flush()
+        except Exception:
+            logger.exception("the audit log's writer broke; %d decisions were not stored", len(self._pending))
+            raise
         finally:
             self._space.set()  # whoever waits for space shall learn that none will come
 

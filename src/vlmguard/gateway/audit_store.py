@@ -178,9 +178,9 @@ class Store:
         await self._require_prepared()
         async with self._translating():
             async with self._writing.begin() as connection:
-                erasing = sa.delete(DECISIONS).where(DECISIONS.c.id.in_(wanted)).returning(DECISIONS.c.id)
-                gone = set(await connection.scalars(erasing))
+                gone = set(await connection.scalars(sa.select(DECISIONS.c.id).where(DECISIONS.c.id.in_(wanted))))
                 if gone:
+                    await connection.execute(sa.delete(DECISIONS).where(DECISIONS.c.id.in_(gone)))
                     now = stamp(datetime.now(UTC))
                     await connection.execute(self._insert(ERASURES), [{"id": id, "time": now} for id in sorted(gone)])
             await self._forget_pages()
