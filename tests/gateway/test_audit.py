@@ -425,6 +425,20 @@ async def test_the_migrations_make_the_tables_that_the_queries_use(url: str, sto
     assert [name for name, (_, empty) in found["vlmguard_decisions"].items() if empty and name != "id"] == ["raw"]
 
 
+async def test_whoever_only_reads_needs_no_right_to_write(postgres: Postgres) -> None:
+    url = postgres.create()
+    log = await AuditLog.open(url)
+    made = entry()
+    await log.record(made)
+    await log.close()
+    postgres.psql(url, "CREATE ROLE auditor LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO auditor")
+    reader = Store(url.replace("vlmguard@", "auditor@"), create=False)
+    assert await ids(reader) == [made.receipt.id]
+    with pytest.raises(AuditError, match="permission denied"):
+        await reader.erase([made.receipt.id])
+    await reader.close()
+
+
 @pytest.mark.parametrize("version", range(len(MIGRATIONS)))
 async def test_a_database_of_any_older_version_is_brought_up_to_date(
     version: int, url: str, monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -134,8 +134,11 @@ class Store:
         """Connects, and brings the schema up to date."""
         async with self._translating():
             self._find_file()
-            async with self._writing.begin() as connection:
-                await self._migrate(connection)
+            async with self._engine.connect() as connection:
+                version = await self._version(connection)
+            if version < len(MIGRATIONS):  # who only reads needs no right to write
+                async with self._writing.begin() as connection:
+                    await self._migrate(connection)
         self._prepared = True
 
     async def add(self, rows: Sequence[Row], *, again: bool = False) -> None:
@@ -163,7 +166,7 @@ class Store:
         """Asks the database for the tables we write to."""
         await self._first(sa.select(_SCHEMA.c.version))
 
-    async def rows(self, wanted: Filter, *, raw: bool = False) -> AsyncIterator[Row]:
+    async def rows(self, wanted: Filter, *, raw: bool = False) -> AsyncGenerator[Row, None]:
         """The decisions that ``wanted`` describes, oldest first, few of them in memory at a time."""
         await self._require_prepared()
         columns = [column for column in DECISIONS.c if raw or column.name != "raw"]
@@ -206,25 +209,30 @@ class Store:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    async def _migrate(self, connection: AsyncConnection) -> None:
-        if self._file is None:
-            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-        await connection.execute(sa.schema.CreateTable(_SCHEMA, if_not_exists=True))
-        found = (await connection.scalars(sa.select(_SCHEMA.c.version))).first()
-        version = found or 0
-        if version > len(MIGRATIONS):
+    async def _version(self, connection: AsyncConnection) -> int:
+        """How many steps the schema has seen; 0 for a database that is to be made."""
+        version: int | None = None
+        if await connection.run_sync(lambda plain: sa.inspect(plain).has_table(_SCHEMA.name)):
+            version = await connection.scalar(sa.select(_SCHEMA.c.version))
+        if version is None and not self._create:
+            raise AuditError(f"{self.name} is no audit database: it has no schema of vlmguard's")
+        if (version or 0) > len(MIGRATIONS):
             raise AuditError(
                 f"{self.name} has schema {version}, made by a newer vlmguard; this one knows {len(MIGRATIONS)}: upgrade vlmguard"
             )
-        if found is None and not self._create:
-            raise AuditError(f"{self.name} is no audit database: it has no schema of vlmguard's")
+        return version or 0
+
+    async def _migrate(self, connection: AsyncConnection) -> None:
+        if self._file is None:
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        version = await self._version(connection)  # under the lock: another worker may have been quicker
+        if version == 0:
+            await connection.execute(sa.schema.CreateTable(_SCHEMA))
+            await connection.execute(sa.insert(_SCHEMA), {"version": 0})
         for statements in MIGRATIONS[version:]:
             for statement in statements:
                 await connection.execute(sa.text(statement))
-        if found is None:
-            await connection.execute(sa.insert(_SCHEMA), {"version": len(MIGRATIONS)})
-        elif version < len(MIGRATIONS):
-            await connection.execute(sa.update(_SCHEMA).values(version=len(MIGRATIONS)))
+        await connection.execute(sa.update(_SCHEMA).values(version=len(MIGRATIONS)))
 
     async def _require_prepared(self) -> None:
         if not self._prepared or (self._file is not None and self._identity != _identity(self._file)):
