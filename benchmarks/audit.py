@@ -101,6 +101,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--kills", type=int, default=100)
     arguments = parser.parse_args()
+    if arguments.rounds < 2 or arguments.kills < 2:
+        parser.error("quartiles need at least two rounds and two kills")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         urls = {"sqlite": f"sqlite:{folder / 'audit.db'}"} | ({"postgresql": arguments.url} if arguments.url else {})
