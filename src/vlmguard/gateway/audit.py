@@ -228,11 +228,11 @@ class AuditLog:
         return self._failure or f"{self._store.name} does not keep up"
 
     async def _write(self) -> None:
-        """The writer: waits until what came first is half an interval old, so that a whole one has not passed when it is kept."""
+        """The writer: begins when what came first is a quarter of an interval old, and has the rest of it to write, and write again."""
         try:
             while not self._closed or self._pending:
                 await self._work.wait()
-                wait = self._first_came + self._flush_seconds / 2 - time.monotonic()
+                wait = self._first_came + self._flush_seconds / 4 - time.monotonic()
                 if wait > 0 and not self._closed and len(self._pending) < _BATCH:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._hurry.wait(), wait)
