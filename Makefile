@@ -41,6 +41,7 @@ bench: $(STAMP)  ## quality and speed; DATA=folder adds the development data
 	$(BIN)/python benchmarks/ocr.py
 	$(BIN)/python benchmarks/process.py
 	$(BIN)/python -m benchmarks.gateway
+	$(BIN)/python -m benchmarks.audit
 
 soak: $(STAMP)  ## the long runs
 	$(BIN)/python -m pytest -m soak

@@ -195,6 +195,20 @@ async def test_a_request_that_waited_learns_that_the_log_was_closed(tmp_path: Pa
     await closing
 
 
+async def test_a_broken_writer_is_told_to_everybody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An entry that is none can only be a fault of our own: then nothing is accepted any more."""
+    log = await AuditLog.open(f"sqlite:{tmp_path / 'a.db'}", queue=2, flush_seconds=0.5)
+    await log.record(entry(level=3))
+    await log.record(entry())
+    with pytest.raises(AuditError, match="writer is broken"):
+        await log.record(entry())  # it waited for space
+    with pytest.raises(AuditError, match="writer is broken"):
+        await log.ready()
+    with pytest.raises(AuditError, match="2 decisions were NOT written"):
+        await log.close()
+    assert "2 decisions were not stored" in caplog.text
+
+
 async def test_old_decisions_are_removed_by_themselves(url: str, store: Store) -> None:
     now = datetime.now(UTC)
     old, new = entry(time=now - timedelta(days=31)), entry(time=now - timedelta(days=29))
@@ -409,6 +423,20 @@ async def test_the_migrations_make_the_tables_that_the_queries_use(url: str, sto
             column.name: str(column.type) for column in table.columns
         }
     assert [name for name, (_, empty) in found["vlmguard_decisions"].items() if empty and name != "id"] == ["raw"]
+
+
+async def test_whoever_only_reads_needs_no_right_to_write(postgres: Postgres) -> None:
+    url = postgres.create()
+    log = await AuditLog.open(url)
+    made = entry()
+    await log.record(made)
+    await log.close()
+    postgres.psql(url, "CREATE ROLE auditor LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO auditor")
+    reader = Store(url.replace("vlmguard@", "auditor@"), create=False)
+    assert await ids(reader) == [made.receipt.id]
+    with pytest.raises(AuditError, match="permission denied"):
+        await reader.erase([made.receipt.id])
+    await reader.close()
 
 
 @pytest.mark.parametrize("version", range(len(MIGRATIONS)))

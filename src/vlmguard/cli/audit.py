@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,11 +84,11 @@ async def _export(store: Store, arguments: argparse.Namespace) -> int:
     from vlmguard.gateway.audit_store import Filter
 
     wanted = Filter(arguments.since, arguments.until, arguments.outcome, arguments.owner)
-    rows = store.rows(wanted, raw=arguments.raw)
-    if arguments.format == "parquet":
-        count = await write_parquet(rows, arguments.out, raw=arguments.raw)
-    else:
-        count = await write_jsonl(rows, arguments.out or sys.stdout.buffer)
+    async with aclosing(store.rows(wanted, raw=arguments.raw)) as rows:
+        if arguments.format == "parquet":
+            count = await write_parquet(rows, arguments.out, raw=arguments.raw)
+        else:
+            count = await write_jsonl(rows, arguments.out or sys.stdout.buffer)
     print(f"{count:,} decisions exported", file=sys.stderr)
     return 0
 

@@ -18,7 +18,12 @@ from vlmguard.errors import VlmguardError
 HELP = "show what is installed, which extras work, the weights and their hashes; run a self-test"
 
 CORE = ("numpy", "pillow", "onnxruntime", "rapidocr", "zxing-cpp", "tokenizers", "rich")
-EXTRAS: dict[str, tuple[str, ...]] = {}
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "gateway": ("aiohttp", "aiosqlite", "prometheus_client", "sqlalchemy", "starlette", "uvicorn"),
+    "otel": ("opentelemetry",),
+    "parquet": ("pyarrow",),
+    "postgres": ("asyncpg",),
+}
 """Extra → the modules that it needs."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,8 +21,9 @@ try:
     import sqlalchemy as sa
     from sqlalchemy.dialects import postgresql, sqlite
     from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import ArgumentError, DBAPIError
+    from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+    from sqlalchemy.pool import ConnectionPoolEntry
 except ImportError as error:
     raise MissingExtraError("the audit log", "gateway") from error
 
@@ -76,6 +77,8 @@ _LOCK = 0x766C6D67
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _CHUNK = 1_000
 """Rows a statement deletes or an export fetches at once: few enough that nobody waits long for a lock."""
+_SLICE = 25
+"""Rows handed to the driver at once: binding them holds up every other request of the process."""
 _BUSY_SECONDS = 5.0
 """How long SQLite waits for another process's lock."""
 _ANSWER_SECONDS = 10.0
@@ -123,7 +126,7 @@ class Store:
         self._create = create
         self._file = Path(self._url.database or "") if self._url.get_backend_name() == "sqlite" else None
         self._identity: tuple[int, int] | None = None
-        self._engine = _make_engine(self._url)
+        self._engine = _make_engine(self._url, self._file)
         self._writing = self._engine.execution_options(vlmguard_begin="BEGIN IMMEDIATE")
         self._prepared = False
 
@@ -131,8 +134,11 @@ class Store:
         """Connects, and brings the schema up to date."""
         async with self._translating():
             self._find_file()
-            async with self._writing.begin() as connection:
-                await self._migrate(connection)
+            async with self._engine.connect() as connection:
+                version = await self._version(connection)
+            if version < len(MIGRATIONS):  # who only reads needs no right to write
+                async with self._writing.begin() as connection:
+                    await self._migrate(connection)
         self._prepared = True
 
     async def add(self, rows: Sequence[Row], *, again: bool = False) -> None:
@@ -142,7 +148,8 @@ class Store:
         """
         await self._require_prepared()
         async with self._translating(), self._writing.begin() as connection:
-            await connection.execute(self._insert(DECISIONS), list(rows))
+            for start in range(0, len(rows), _SLICE):
+                await connection.execute(self._insert(DECISIONS), list(rows[start : start + _SLICE]))
             if again:
                 await connection.execute(sa.delete(DECISIONS).where(DECISIONS.c.id.in_(sa.select(ERASURES.c.id))))
 
@@ -159,7 +166,7 @@ class Store:
         """Asks the database for the tables we write to."""
         await self._first(sa.select(_SCHEMA.c.version))
 
-    async def rows(self, wanted: Filter, *, raw: bool = False) -> AsyncIterator[Row]:
+    async def rows(self, wanted: Filter, *, raw: bool = False) -> AsyncGenerator[Row, None]:
         """The decisions that ``wanted`` describes, oldest first, few of them in memory at a time."""
         await self._require_prepared()
         columns = [column for column in DECISIONS.c if raw or column.name != "raw"]
@@ -174,9 +181,9 @@ class Store:
         await self._require_prepared()
         async with self._translating():
             async with self._writing.begin() as connection:
-                erasing = sa.delete(DECISIONS).where(DECISIONS.c.id.in_(wanted)).returning(DECISIONS.c.id)
-                gone = set(await connection.scalars(erasing))
+                gone = set(await connection.scalars(sa.select(DECISIONS.c.id).where(DECISIONS.c.id.in_(wanted))))
                 if gone:
+                    await connection.execute(sa.delete(DECISIONS).where(DECISIONS.c.id.in_(gone)))
                     now = stamp(datetime.now(UTC))
                     await connection.execute(self._insert(ERASURES), [{"id": id, "time": now} for id in sorted(gone)])
             await self._forget_pages()
@@ -202,31 +209,33 @@ class Store:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    async def _migrate(self, connection: AsyncConnection) -> None:
-        if self._file is None:
-            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-        await connection.execute(sa.schema.CreateTable(_SCHEMA, if_not_exists=True))
-        found = (await connection.scalars(sa.select(_SCHEMA.c.version))).first()
-        version = found or 0
-        if version > len(MIGRATIONS):
+    async def _version(self, connection: AsyncConnection) -> int:
+        """How many steps the schema has seen; 0 for a database that is to be made."""
+        version: int | None = None
+        if await connection.run_sync(lambda plain: sa.inspect(plain).has_table(_SCHEMA.name)):
+            version = await connection.scalar(sa.select(_SCHEMA.c.version))
+        if version is None and not self._create:
+            raise AuditError(f"{self.name} is no audit database: it has no schema of vlmguard's")
+        if (version or 0) > len(MIGRATIONS):
             raise AuditError(
                 f"{self.name} has schema {version}, made by a newer vlmguard; this one knows {len(MIGRATIONS)}: upgrade vlmguard"
             )
-        if found is None and not self._create:
-            raise AuditError(f"{self.name} is no audit database: it has no schema of vlmguard's")
+        return version or 0
+
+    async def _migrate(self, connection: AsyncConnection) -> None:
+        if self._file is None:
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        version = await self._version(connection)  # under the lock: another worker may have been quicker
+        if version == 0:
+            await connection.execute(sa.schema.CreateTable(_SCHEMA))
+            await connection.execute(sa.insert(_SCHEMA), {"version": 0})
         for statements in MIGRATIONS[version:]:
             for statement in statements:
                 await connection.execute(sa.text(statement))
-        if found is None:
-            await connection.execute(sa.insert(_SCHEMA), {"version": len(MIGRATIONS)})
-        elif version < len(MIGRATIONS):
-            await connection.execute(sa.update(_SCHEMA).values(version=len(MIGRATIONS)))
+        await connection.execute(sa.update(_SCHEMA).values(version=len(MIGRATIONS)))
 
     async def _require_prepared(self) -> None:
-        if self._file is not None and self._prepared and self._identity != _identity(self._file):
-            # The file that is open has another name now, or none: what is written to it would be lost.
-            await self._reset()
-        if not self._prepared:
+        if not self._prepared or (self._file is not None and self._identity != _identity(self._file)):
             await self.prepare()
 
     def _find_file(self) -> None:
@@ -259,21 +268,16 @@ class Store:
                 await connection.execution_options(vlmguard_begin="")
                 await connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))
 
-    async def _reset(self) -> None:
-        """The next use starts from a new connection, and looks at the schema again."""
-        self._prepared = False
-        await self._engine.dispose()
-
     @asynccontextmanager
     async def _translating(self) -> AsyncIterator[None]:
-        """Drivers fail in many ways, and not all by their own exceptions."""
+        """Drivers fail in many ways, and not all by their own exceptions. After a failure the schema is looked at again."""
         try:
             yield
         except AuditError:
-            await self._reset()
+            self._prepared = False
             raise
         except Exception as error:
-            await self._reset()
+            self._prepared = False
             raise AuditError(f"{self.name}: {_reason(error)}") from error
 
 
@@ -292,10 +296,10 @@ def _read_url(url: str) -> URL:
     return read.set(drivername=driver)
 
 
-def _make_engine(url: URL) -> AsyncEngine:
+def _make_engine(url: URL, file: Path | None) -> AsyncEngine:
     # Parameters hold what clients sent; they do not belong into messages and logs.
     try:
-        if url.get_backend_name() == "postgresql":
+        if file is None:
             return create_async_engine(
                 url,
                 hide_parameters=True,
@@ -313,6 +317,17 @@ def _make_engine(url: URL) -> AsyncEngine:
         raise MissingExtraError("an audit log in PostgreSQL", "postgres") from error
     sa.event.listen(engine.sync_engine, "connect", _on_connect)
     sa.event.listen(engine.sync_engine, "begin", _on_begin)
+
+    def remember(_: object, record: ConnectionPoolEntry) -> None:
+        record.info["file"] = _identity(file)
+
+    def refuse_stale(_: object, record: ConnectionPoolEntry, __: object) -> None:
+        # The file that is open has another name now, or none: what is written to it would be lost. The pool opens it anew.
+        if record.info["file"] != _identity(file):
+            raise DisconnectionError
+
+    sa.event.listen(engine.sync_engine, "connect", remember)
+    sa.event.listen(engine.sync_engine, "checkout", refuse_stale)
     return engine
 
 
