@@ -357,6 +357,7 @@ class Gateway:
         """Sends on what was judged, and passes the answer back."""
         call.body = b""  # an answer may take minutes: nothing holds the pictures meanwhile
         headers = request_headers(call.headers, target, call.used_header)
+        headers.update(tracing.outgoing_headers())
         response = await self._upstream.send(call.method, target.url(call.path, call.query), headers, body)
         del body
         try:

@@ -160,14 +160,15 @@ class Judge:
         with stages.clock("read"):
             request = await _run(large, dialect.read, body)
         guard = self._guard(terms, owner)
+        end = asyncio.get_running_loop().time() + self._config.deadline
+        if request.remote and self._fetcher is not None:
+            with stages.clock("fetch"):
+                request = await _fetched(self._fetcher, request, end)
         try:
-            async with asyncio.timeout(self._config.deadline):
-                if request.remote and self._fetcher is not None:
-                    with stages.clock("fetch"):
-                        request = await self._fetcher.fill(request)
-                with stages.clock("guard"):
+            with stages.clock("guard"):
+                async with asyncio.timeout_at(end):
                     guarded = await guard.refine(request.chat)
-        except (FetchError, ChatError):
+        except ChatError:
             raise
         except Exception as error:  # whatever it is, nobody has judged the request
             return await self._failed(dialect, request, guard, terms, error, id, stages)
@@ -220,7 +221,9 @@ class Judge:
             chat = guard.with_safety_prompt(request.chat)
             sent = dialect.splice(request, chat)
         elif outcome is Outcome.UNGUARDED:
-            chat, sent = request.chat, request.body
+            chat = request.chat
+            # What was fetched is sent: else the upstream would fetch it again, and perhaps something else.
+            sent = request.body if terms.mode is Mode.MONITOR else dialect.splice(request, chat)
         rows = tuple(
             row for message in request.chat.messages for part in message.parts for row in unjudged(part, Reason.FAILURE)
         )
@@ -308,6 +311,15 @@ class _Clock:
     def __exit__(self, *error: Any) -> None:
         self._found[self._stage] = (time.perf_counter() - self._started) * 1000
         self._span.__exit__(*error)
+
+
+async def _fetched(fetcher: Fetcher, request: Request, end: float) -> Request:
+    """A deadline that passes here is the sender's doing, and no failure of the guard that might let the address pass."""
+    try:
+        async with asyncio.timeout_at(end):
+            return await fetcher.fill(request)
+    except TimeoutError as error:
+        raise FetchError("the remote pictures did not come in time") from error
 
 
 def _picture() -> Part:
