@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import threading
@@ -606,6 +607,14 @@ def test_slow_and_endless_headers_are_cut_off(tmp_path: Path, upstream: Upstream
     with gateway(tmp_path, upstream.url) as running:
         endless = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n" + b"x-a: " + b"a" * 100_000
         assert send_raw(running, endless).startswith(b"HTTP/1.1 431 ")
+        # Behind a request that is still being answered, too.
+        body = json.dumps({"messages": [{"role": "user", "content": HARMLESS}]})
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        running.scripted.seconds = 5
+        received = b""
+        with contextlib.suppress(ConnectionError):  # it may be cut within what we send
+            received = send_raw(running, (head + body).encode() + endless)
+        assert received == b""
         assert running.get("/healthz").status_code == 200
 
 

@@ -23,7 +23,8 @@ class TimedProtocol(HttpToolsProtocol):
         self._header_seconds, self._write_seconds = limits.header_seconds, limits.write_seconds
         self._stuck: asyncio.TimerHandle | None = None
         self._waiting: asyncio.TimerHandle | None = None
-        self._in_headers = 0
+        self._in_head = False
+        self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -50,21 +51,28 @@ class TimedProtocol(HttpToolsProtocol):
             self._stuck = None
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None and (self.cycle is None or self.cycle.response_complete):
+        if self._waiting is None and self._is_idle:
             self._start_clock()  # the first bytes of another request on a kept connection
-        if self._waiting is not None:
-            self._in_headers += len(data)
         super().data_received(data)
-        # Within what came, the headers may have ended; then the clock was stopped, and the rest is the body's.
-        if self._waiting is not None and self._in_headers > MOST_HEADERS and not self.transport.is_closing():
-            self._refuse(b"431 Request Header Fields Too Large")
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEADERS and not self.transport.is_closing():
+                self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._stop_clock()
         super().on_headers_complete()
 
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
     def _start_clock(self) -> None:
-        self._in_headers = 0
         self._waiting = self.loop.call_later(self._header_seconds, self._too_late)
 
     def _stop_clock(self) -> None:
@@ -79,5 +87,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: bytes) -> None:
         self._stop_clock()
+        if not self._is_idle:  # within another answer there is no place to say it
+            self.transport.abort()
+            return
         self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()
