@@ -155,6 +155,10 @@ class Scripted:
         self.judged: list[Chat] = []
         self.error: Exception | None = None
         self.seconds = 0.0
+        self.closed = False
+
+    async def close(self) -> None:
+        self.closed = True
 
     async def refine(self, chat: Chat, /) -> Review:
         if any("capital of France" in message.text for message in chat.messages):

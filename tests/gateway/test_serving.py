@@ -535,6 +535,12 @@ def test_health_and_readiness_are_really_tried(guarded: Running, upstream: Upstr
     assert guarded.get("/readyz").json()["failed"] == {"upstream": "the upstream answers with status 503"}
 
 
+def test_what_a_rewriter_holds_is_given_back(tmp_path: Path, upstream: Upstream) -> None:
+    with gateway(tmp_path, upstream.url) as running:
+        assert not running.scripted.closed
+    assert running.scripted.closed
+
+
 def test_metrics_and_logs_hold_numbers_and_no_words_of_users(
     tmp_path: Path, upstream: Upstream, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -121,6 +121,7 @@ class Gateway:
     async def close(self) -> None:
         """Writes what waits and closes what is open."""
         await self._upstream.close()
+        await self._judge.close()
         if self._fetcher is not None:
             await self._fetcher.close()
         if self.config.tracing:

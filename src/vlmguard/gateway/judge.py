@@ -20,7 +20,7 @@ from vlmguard.gateway.fetch import Fetcher
 from vlmguard.guard import Guard
 from vlmguard.images import read_image
 from vlmguard.policy import Policy, load_policy
-from vlmguard.protocols import Rewriter
+from vlmguard.protocols import Closing, Rewriter
 from vlmguard.receipts import VERSION, content_hash, unjudged
 from vlmguard.rewriters.select import make_rewriter
 from vlmguard.types import (
@@ -146,6 +146,12 @@ class Judge:
                 raise GuardError("the rewriter did not judge a short prompt in time") from error
             except Exception as error:
                 raise GuardError(f"the rewriter cannot judge: {type(error).__name__}: {error}") from error
+
+    async def close(self) -> None:
+        """Gives back what the rewriters hold: connections, files."""
+        for rewriter in self._rewriters.values():
+            if isinstance(rewriter, Closing):
+                await rewriter.close()
 
     async def judge(self, dialect: Reader, body: bytes, terms: Terms, owner: str, id: str) -> Case:
         """Never raises on purpose: every request gets its case."""
