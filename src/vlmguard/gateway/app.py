@@ -15,6 +15,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
+from multidict import CIMultiDict
 from yarl import URL
 
 from vlmguard.errors import AuditError, VlmguardError, WireError
@@ -89,8 +90,8 @@ class Gateway:
         self._passed = {split_pass_through(entry) for entry in config.pass_through}
         self._known_paths = {*_OWN_PATHS, *DIALECT_OF, *(path for _, path in self._passed)}
         self._fetcher = Fetcher(config.fetch, config.limits.body_bytes, resolve) if config.fetch.enabled else None
-        self._metrics = Metrics()
-        self._judge = Judge(config, self._fetcher, secrets.hash_key, make, self._metrics.cache)
+        self._judge = Judge(config, self._fetcher, secrets.hash_key, make, self._count_turn)
+        self._metrics = Metrics(self._judge.categories)
         self._in_flight = 0
         self._ready_at = 0.0
         self._ready: tuple[int, dict[str, object]] = (503, {})
@@ -99,6 +100,9 @@ class Gateway:
         self._audit: AuditLog | None = None
         self.failure: VlmguardError | None = None
         """Why it could not be opened."""
+
+    def _count_turn(self, known: bool) -> None:
+        self._metrics.cache(known)
 
     async def open(self) -> None:
         """Connects what needs a running loop, and has every rewriter judge once. Raises ``VlmguardError``."""
@@ -293,6 +297,8 @@ class Gateway:
     async def _guarded(self, call: Call) -> None:
         dialect = DIALECTS[DIALECT_OF[call.path]]
         await self._read(call)
+        target = self._targets[call.path]
+        headers = _headers_for(call, target)
         terms = Terms.of(self.config, self._routes.get(call.path), call.key)
         async with Connected(call.receive) as connected:
             case = await self._judge.judge(dialect, call.body, terms, call.owner, call.id)
@@ -306,7 +312,7 @@ class Gateway:
                 return
             body = case.body
             del case
-            await self._forward(call, self._targets[call.path], body, connected)
+            await self._forward(call, target, headers, body, connected)
 
     async def _read(self, call: Call) -> None:
         """The body, of a kind that has one reading."""
@@ -354,10 +360,11 @@ class Gateway:
         else:
             await call.answer(200, dialect.blocked(case.request, notice, call.id), JSON)
 
-    async def _forward(self, call: Call, target: Target, body: bytes, connected: Connected) -> None:
+    async def _forward(
+        self, call: Call, target: Target, headers: CIMultiDict[str], body: bytes, connected: Connected
+    ) -> None:
         """Sends on what was judged, and passes the answer back."""
         call.body = b""  # an answer may take minutes: nothing holds the pictures meanwhile
-        headers = request_headers(call.headers, target, call.used_header)
         headers.update(tracing.outgoing_headers())
         response = await self._upstream.send(call.method, target.url(call.path, call.query), headers, body)
         del body
@@ -371,17 +378,18 @@ class Gateway:
 
     async def _models(self, call: Call) -> None:
         async with Connected(call.receive) as connected:
-            await self._forward(call, self._default, b"", connected)
+            await self._forward(call, self._default, _headers_for(call, self._default), b"", connected)
 
     async def _unguarded(self, call: Call) -> None:
         """A path that the configuration lets pass: marked, and recorded, as judged by nobody."""
         limits = self.config.limits
         call.body = await read_body(call.receive, call.headers, limits.body_bytes, limits.body_seconds)
+        headers = _headers_for(call, self._default)
         case = self._judge.passed(call.id, call.body)
         call.decided(case.receipt, (), {})
         await self._record(call, case, "")
         async with Connected(call.receive) as connected:
-            await self._forward(call, self._default, call.body, connected)
+            await self._forward(call, self._default, headers, call.body, connected)
 
     async def _litellm(self, call: Call) -> None:
         await self._read(call)
@@ -453,6 +461,13 @@ def _target(config: Config, route: Route | None, path: str) -> Target:
     base = route.upstream if own and route is not None else config.upstream
     key = config.upstream_key if route is None or route.upstream_key is None else route.upstream_key
     return Target(URL(base or ""), key, takes_api_key=path == "/v1/messages")
+
+
+def _headers_for(call: Call, target: Target) -> CIMultiDict[str]:
+    try:
+        return request_headers(call.headers, target, call.used_header)
+    except UnicodeDecodeError as error:
+        raise Refused(400, "a header is not UTF-8: it could not be passed on as it is", "bad_header") from error
 
 
 def _own_status(case: Case, config: Config) -> int:

@@ -132,6 +132,11 @@ class Judge:
                 self._policies[terms.policy] = policy
                 self._rewriters[terms.policy] = make(config.rewriter, policy, threads=config.threads)
 
+    @property
+    def categories(self) -> set[str]:
+        """Of all policies that are in use."""
+        return {category for policy in self._policies.values() for category in policy.categories}
+
     async def try_out(self, *, with_picture: bool = False) -> None:
         """Has every rewriter judge a prompt of its own, and perhaps a picture. Raises ``GuardError``."""
         # A new prompt each time: one that is remembered would be answered by the memory.

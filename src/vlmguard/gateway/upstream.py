@@ -71,6 +71,7 @@ def request_headers(headers: Headers, target: Target, used_key: bytes | None) ->
 
     ``used_key`` is the header in which the client's key for this gateway stood. Such a key never goes on; where it stood in
     one of the headers that upstreams take credentials from, none of these is the client's own for the upstream.
+    Raises ``UnicodeDecodeError`` for bytes that would not go on as they are.
     """
     headers = list(headers)
     dropped = _OURS_TO_SAY | _named_by_connection(headers)
@@ -79,7 +80,7 @@ def request_headers(headers: Headers, target: Target, used_key: bytes | None) ->
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers:
         if name not in dropped and not name.startswith((b"x-vlmguard-", b"x-forwarded-")):
-            kept.add(name.decode("latin-1"), value.decode("latin-1"))
+            kept.add(name.decode(), value.decode())
     if target.key:
         kept["authorization"] = f"Bearer {target.key}"
         if target.takes_api_key:
