@@ -359,6 +359,9 @@ def test_a_silent_upstream_is_given_up(tmp_path: Path, upstream: Upstream) -> No
     with gateway(tmp_path, upstream.url, upstream_seconds="0.3") as running:
         upstream.handler = silent
         assert running.chat(HARMLESS).status_code == 504
+    (tmp_path / "ready").mkdir()
+    with gateway(tmp_path / "ready", upstream.url, deadline="0.3") as running:
+        assert "did not answer" in running.get("/readyz").json()["failed"]["upstream"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

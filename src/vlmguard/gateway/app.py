@@ -41,6 +41,8 @@ _GONE = 499
 """What the log and the metrics say of a request whose client left: nobody gets to see it."""
 _READY_SECONDS = 2.0
 """How long an answer of /readyz holds: trying costs a judgement and a request to the upstream."""
+_ASKED_SECONDS = 5.0
+"""How long an upstream may take to say that it is there."""
 _PROMETHEUS = (b"content-type", CONTENT_TYPE.encode())
 _RECEIPTS = "/receipts/"
 _OWN_PATHS = (litellm.PATH, "/v1/models", "/healthz", "/readyz", "/metrics", "/openapi.json")
@@ -110,7 +112,9 @@ class Gateway:
         if self.config.tracing:
             tracing.configure()
         audit = self.config.audit
-        if audit.url != "none":
+        if audit.url == "none":
+            _log.warning("audit.url is 'none': no decision is kept, and there are no receipts to read")
+        else:
             self._audit = await AuditLog.open(
                 audit.url,
                 queue=audit.queue,
@@ -310,9 +314,9 @@ class Gateway:
                 connected.release()
                 await self._blocked(call, dialect, case)
                 return
-            body = case.body
+            call.body = case.body
             del case
-            await self._forward(call, target, headers, body, connected)
+            await self._forward(call, target, headers, connected)
 
     async def _read(self, call: Call) -> None:
         """The body, of a kind that has one reading."""
@@ -360,14 +364,11 @@ class Gateway:
         else:
             await call.answer(200, dialect.blocked(case.request, notice, call.id), JSON)
 
-    async def _forward(
-        self, call: Call, target: Target, headers: CIMultiDict[str], body: bytes, connected: Connected
-    ) -> None:
-        """Sends on what was judged, and passes the answer back."""
-        call.body = b""  # an answer may take minutes: nothing holds the pictures meanwhile
+    async def _forward(self, call: Call, target: Target, headers: CIMultiDict[str], connected: Connected) -> None:
+        """Sends the call's body on, and passes the answer back."""
         headers.update(tracing.outgoing_headers())
-        response = await self._upstream.send(call.method, target.url(call.path, call.query), headers, body)
-        del body
+        response = await self._upstream.send(call.method, target.url(call.path, call.query), headers, call.body)
+        call.body = b""  # an answer may take minutes: nothing holds the pictures meanwhile
         try:
             await relay(call, response, connected)
         finally:
@@ -378,7 +379,7 @@ class Gateway:
 
     async def _models(self, call: Call) -> None:
         async with Connected(call.receive) as connected:
-            await self._forward(call, self._default, _headers_for(call, self._default), b"", connected)
+            await self._forward(call, self._default, _headers_for(call, self._default), connected)
 
     async def _unguarded(self, call: Call) -> None:
         """A path that the configuration lets pass: marked, and recorded, as judged by nobody."""
@@ -389,7 +390,7 @@ class Gateway:
         call.decided(case.receipt, (), {})
         await self._record(call, case, "")
         async with Connected(call.receive) as connected:
-            await self._forward(call, self._default, headers, call.body, connected)
+            await self._forward(call, self._default, headers, connected)
 
     async def _litellm(self, call: Call) -> None:
         await self._read(call)
@@ -439,7 +440,7 @@ class Gateway:
             checks["rewriter"] = str(error)
         targets = {target.base: target for target in (self._default, *self._targets.values())}
         for number, target in enumerate(targets.values()):
-            wrong = await self._upstream.is_there(target)
+            wrong = await self._upstream.is_there(target, min(_ASKED_SECONDS, self.config.deadline))
             if wrong is not None:
                 checks["upstream" if number == 0 else f"upstream {number + 1}"] = wrong
         if self._audit is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,13 +136,16 @@ class Upstream:
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamError(f"the upstream cannot be reached: {type(error).__name__}", 502) from error
 
-    async def is_there(self, target: Target) -> str | None:
+    async def is_there(self, target: Target, seconds: float) -> str | None:
         """``None`` when the server answers, whatever it thinks of the question; else what is wrong."""
         headers = request_headers((), target, OWN_HEADER)
         try:
-            response = await self.send("GET", target.url("/v1/models", b""), headers, b"")
+            async with asyncio.timeout(seconds):
+                response = await self.send("GET", target.url("/v1/models", b""), headers, b"")
         except UpstreamError as error:
             return str(error)
+        except TimeoutError:
+            return f"the upstream did not answer within {seconds:g} s"
         response.close()
         return f"the upstream answers with status {response.status}" if response.status in _AWAY else None
 
