@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 demo: $(VENV)/.core  ## refine the bundled examples before your eyes
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP)  ## install what the tests need, and run them all
+test: $(STAMP) build/litellm/.installed  ## install what the tests need, and run them all
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint types imports rows test  ## format, lint, strict types, layers, training rows, tests
@@ -44,6 +44,8 @@ bench: $(STAMP)  ## quality and speed; DATA=folder adds the development data
 	$(BIN)/python benchmarks/ocr.py
 	$(BIN)/python benchmarks/process.py
 	$(BIN)/python -m benchmarks.risk
+	$(BIN)/python -m benchmarks.gateway
+	$(BIN)/python -m benchmarks.audit
 
 soak: $(STAMP)  ## the long runs
 	$(BIN)/python -m pytest -m soak
@@ -59,7 +61,12 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(STAMP): $(VENV)/.core pyproject.toml constraints/ci.txt
-	$(BIN)/pip install -q -c constraints/ci.txt -e '.[local,serving,synth,ray,train]' --group test --group check --group bench
+	$(BIN)/pip install -q -c constraints/ci.txt -e '.[gateway,postgres,otel,parquet,local,serving,synth,ray,train]' --group test --group check --group bench
+	touch $@
+
+build/litellm/.installed: constraints/litellm.txt  ## LiteLLM's proxy wants versions of its own, so it has an environment of its own
+	$(PYTHON) -m venv build/litellm
+	build/litellm/bin/pip install -q -c constraints/litellm.txt 'litellm[proxy]'
 	touch $@
 
 clean:

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Draw, WordScorer
 from vlmguard import chat
 from vlmguard.errors import ChatError, GuardError, ModelError
-from vlmguard.guard import Guard
+from vlmguard.guard import REMOVED, Guard
 from vlmguard.policy import Policy, load_policy
 from vlmguard.rewriters.embedded import EmbeddedRewriter
 from vlmguard.types import (
@@ -121,7 +121,9 @@ async def test_monitor_mode_changes_nothing_and_records_what_it_would_have_done(
     assert guarded.receipt.intended_outcome is Outcome.REWRITE
 
 
-@pytest.mark.parametrize("reason", [reason for reason in Reason if reason not in (Reason.SCENE, Reason.ROLE)])
+@pytest.mark.parametrize(
+    "reason", [reason for reason in Reason if reason not in (Reason.SCENE, Reason.ROLE, Reason.FAILURE)]
+)
 async def test_what_was_not_judged_goes_behind_the_safety_prompt(reason: Reason, policy: Policy) -> None:
     rows = (Judgement("/prompt", Aspect.TEXT, unjudged=reason),)
     guarded = await Guard(Says(FORWARD, rows)).refine(chat("hello there"))
@@ -309,3 +311,22 @@ async def test_closing_closes_the_rewriter() -> None:
     await Guard(rewriter).close()
     await Guard(Says(FORWARD)).close()
     assert rewriter.closed
+
+
+async def test_one_blocked_turn_does_not_end_the_conversation(policy: Policy) -> None:
+    class Blocks:
+        async def refine(self, chat: Chat, /) -> Review:
+            bad = "bad" in chat.messages[-1].text
+            rows = tuple(Judgement(part.path, Aspect.TEXT, "test") for part in chat.messages[-1].parts)
+            return Review(rewriting(None, "child_exploitation") if bad else FORWARD, rows, "test")
+
+    bad, answer, good = user("bad", "/0"), Message("assistant", (Text("No.", "/1"),)), user("good", "/2")
+    guard = Guard(Blocks(), policy)
+    assert (await guard.refine(Chat((bad,)))).outcome is Outcome.BLOCK
+    later = await guard.refine(Chat((bad, answer, good)))
+    assert later.outcome is Outcome.REWRITE
+    assert later.chat is not None
+    assert [message.text for message in later.chat.messages] == [REMOVED, "No.", "good"]
+    # What was not answered is asked now.
+    assert (await guard.refine(Chat((bad, good)))).outcome is Outcome.BLOCK
+    assert (await guard.refine(Chat((bad, answer, user("bad", "/2"))))).outcome is Outcome.BLOCK

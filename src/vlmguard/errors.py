@@ -4,13 +4,16 @@
     ├── InputError            what the caller gave cannot be used (exit code 2 on the command line)
     │   ├── ImageError        bytes that are no picture we accept: kind, size, damage
     │   ├── ChatError         a chat without a turn to judge, text that is no Unicode
-    │   └── WireError         a request body that is not the dialect, or that two readers might read differently
+    │   ├── WireError         a request body that is not the dialect, or that two readers might read differently
+    │   └── FetchError        a remote picture that may not or could not be fetched
     ├── PolicyError           a policy file that cannot be used, with line and reason
     ├── TraceError            a rewriter's output that is not the trace grammar
     ├── ModelError            a model could not be asked, or answered uselessly
     │   └── CutOffError       an answer that reached the most tokens before its end
     ├── RewriteError          a refined prompt that breaks a check and is therefore not sent
     ├── GuardError            the guard could not judge; the caller decides what a failure means
+    ├── SignatureError        a receipt that its signature does not prove
+    ├── AuditError            a decision that could not be kept, or an audit database that cannot be used
     └── MissingExtraError     a part that is not installed, and the command that installs it
 
 Foreign errors are translated where they enter (``raise ... from``). A message says what is wrong and what to do.
@@ -37,6 +40,10 @@ class ChatError(InputError):
 
 class WireError(InputError):
     """A request body that is not the dialect's, or that two readers might read differently."""
+
+
+class FetchError(InputError):
+    """A remote picture that may not be fetched, could not be, or is none."""
 
 
 class PolicyError(VlmguardError):
@@ -72,6 +79,14 @@ class RewriteError(VlmguardError):
 
 class GuardError(VlmguardError):
     """The guard could not judge a chat. Nothing was let through: the caller decides what happens now."""
+
+
+class SignatureError(VlmguardError):
+    """A receipt that its signature does not prove: altered, unsigned, or signed with another key."""
+
+
+class AuditError(VlmguardError):
+    """A decision that could not be kept, or an audit database that cannot be used."""
 
 
 class MissingExtraError(VlmguardError):

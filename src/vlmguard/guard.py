@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vlmguard.checks import check_rewrite
@@ -32,6 +33,8 @@ from vlmguard.types import (
     Text,
 )
 
+REMOVED = "[This message was removed.]"
+"""What takes the place of an earlier turn that was blocked, so that one bad turn does not end the conversation."""
 _GRAVITY = (Outcome.FORWARD, Outcome.UNGUARDED, Outcome.DEGRADED, Outcome.REWRITE, Outcome.BLOCK)
 
 
@@ -56,6 +59,7 @@ class Guard:
         mode: ``Mode.MONITOR`` judges and records, and changes nothing.
         key: for the content hashes in receipts. Without one they can be guessed for short prompts.
         remembered: how many judged prefixes are kept, so that a conversation is not judged anew at every turn.
+        on_turn: told of every turn whether it was remembered.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Guard:
         mode: Mode = Mode.ENFORCE,
         key: bytes = b"",
         remembered: int = 1024,
+        on_turn: Callable[[bool], None] | None = None,
     ) -> None:
         self.policy = policy or load_policy()
         self.rewriter = rewriter or _embedded(self.policy)
@@ -73,6 +78,7 @@ class Guard:
         self._key = key
         self._reviews: OrderedDict[tuple[str, ...], Review] = OrderedDict()
         self._remembered = remembered
+        self._on_turn = on_turn or (lambda known: None)
 
     async def refine(self, chat: Chat) -> Guarded:
         """Judges a chat. A benign one comes back as the very same object.
@@ -133,7 +139,7 @@ class Guard:
         action = self._action(review)
         rule = self._rule(review)
         if action is Action.BLOCK or rule is Rule.BLOCK:
-            return _Decision(turn, review, Outcome.BLOCK, None, False)
+            return _blocked(chat, turn, review)
         text: str | None = None
         degraded = rule is Rule.DEGRADE
         if action is Action.REWRITE:
@@ -141,7 +147,7 @@ class Guard:
             if message.role == "user":
                 text = self._refined(chat.until(turn), review)
             elif self.policy.tool_results is ToolAction.BLOCK:
-                return _Decision(turn, review, Outcome.BLOCK, None, False)
+                return _blocked(chat, turn, review)
             elif self.policy.tool_results is ToolAction.NEUTRALISE:
                 text = neutralise_tool_result(message.text, self.policy, detect(chat.prompt)) if message.text else None
                 # A picture cannot be quoted as data: the safety prompt says what to make of words in it.
@@ -157,7 +163,9 @@ class Guard:
         key = (chat.prefix_hash(turn), *(part.path for part in prefix.messages[-1].parts))
         if (known := self._reviews.get(key)) is not None:
             self._reviews.move_to_end(key)
+            self._on_turn(True)
             return known
+        self._on_turn(False)
         try:
             review = await self.rewriter.refine(prefix)
         except VlmguardError as error:
@@ -217,6 +225,15 @@ class Guard:
         """The chat behind the policy's static safety prompt, as a system turn before all others."""
         prompt = self.policy.say(self.policy.safety_prompt, detect(chat.prompt))
         return Chat((Message("system", (Text(prompt),)), *chat.messages))
+
+
+def _blocked(chat: Chat, turn: int, review: Review) -> _Decision:
+    """The newest turn of the user's blocks the request. An earlier one was blocked when it came, and clients send it again with
+    all that follows: its words are taken out, where it is nothing but words."""
+    answered = any(message.role == "assistant" for message in chat.messages[turn : chat.last_user_turn])
+    if answered and all(isinstance(part, Text) for part in chat.messages[turn].parts):
+        return _Decision(turn, review, Outcome.REWRITE, REMOVED, False)
+    return _Decision(turn, review, Outcome.BLOCK, None, False)
 
 
 def _embedded(policy: Policy) -> Rewriter:

@@ -324,11 +324,12 @@ def _thresholds(table: dict[str, Any], where: tuple[str, ...], source: _Source) 
 
 
 def _unjudged(table: dict[str, Any], source: _Source) -> dict[Reason, Rule]:
-    _known_keys(table, tuple(reason.value for reason in Reason), ("unjudged",), source)
-    for reason in Reason:
+    reasons = [reason for reason in Reason if reason is not Reason.FAILURE]  # for that, nobody asks the policy
+    _known_keys(table, tuple(reason.value for reason in reasons), ("unjudged",), source)
+    for reason in reasons:
         if reason.value not in table:
             source.fail(("unjudged",), f"the rule for {reason.value} is missing")
-    return {reason: _word(Rule, table[reason.value], ("unjudged", reason.value), source) for reason in Reason}
+    return {reason: _word(Rule, table[reason.value], ("unjudged", reason.value), source) for reason in reasons}
 
 
 def _known_keys(table: Mapping[str, Any], known: tuple[str, ...], where: tuple[str, ...], source: _Source) -> None:

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 HELP = "show what is installed, which extras work, the weights and their hashes; run a self-test"
 
 CORE = ("aiohttp", "numpy", "pillow", "onnxruntime", "rapidocr", "zxing-cpp", "tokenizers", "rich")
-EXTRAS: dict[str, tuple[str, ...]] = {"local": ("torch", "transformers", "peft", "accelerate")}
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "gateway": ("aiohttp", "aiosqlite", "httptools", "prometheus_client", "sqlalchemy", "uvicorn"),
+    "local": ("torch", "transformers", "peft", "accelerate"),
+    "otel": ("opentelemetry",),
+    "parquet": ("pyarrow",),
+    "postgres": ("asyncpg",),
+    "ray": ("ray",),
+    "synth": ("datasketch", "matplotlib", "pyarrow", "yaml"),
+}
 """Extra → the modules that it needs."""
 
 

@@ -1,6 +1,6 @@
 """``vlmguard``: the command and its exit codes.
 
-0 judged · 1 the guard failed · 2 bad usage or bad input · 3 a batch finished with error rows · 130 interrupted
+0 done · 1 the guard failed, or a signature does not hold · 2 bad usage or bad input · 3 a batch finished with error rows · 130 interrupted
 """
 
 from __future__ import annotations
@@ -13,10 +13,19 @@ import warnings
 from collections.abc import Sequence
 
 from vlmguard import __version__
-from vlmguard.cli import calibrate, chat, doctor, refine, synth
+from vlmguard.cli import audit, calibrate, chat, doctor, refine, serve, synth, verify
 from vlmguard.errors import InputError, PolicyError, VlmguardError
 
-COMMANDS = {"refine": refine, "chat": chat, "calibrate": calibrate, "synth": synth, "doctor": doctor}
+COMMANDS = {
+    "refine": refine,
+    "chat": chat,
+    "serve": serve,
+    "verify": verify,
+    "audit": audit,
+    "calibrate": calibrate,
+    "synth": synth,
+    "doctor": doctor,
+}
 """Each has ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
 
 

@@ -28,7 +28,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     if text.startswith("\ufeff"):
         raise WireError("the body starts with a byte order mark: leave it out")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _DECODER.decode(text)
     except RecursionError as error:
         raise WireError(f"the body is nested deeper than {MOST_DEPTH} levels") from error
     except ValueError as error:
@@ -54,6 +54,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(word: str) -> NoReturn:
     raise WireError(f"{word} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+"""Made once: making it costs more than reading a short body."""
 
 
 def _refuse_depth(value: object) -> None:

@@ -1,0 +1,130 @@
+"""Who may call, and how often: keys that are kept as hashes only, and a token bucket for each."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import mmap
+import os
+import secrets
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from vlmguard.gateway.config import Key
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+OWN_HEADER = b"x-vlmguard-key"
+CREDENTIALS = (OWN_HEADER, b"authorization", b"x-api-key")
+"""Where a key may stand, in the order in which they are looked at."""
+
+
+def new_key() -> tuple[str, str]:
+    """A key and its hash. 256 random bits: nobody guesses them, so a plain hash keeps them well."""
+    key = f"vg-{secrets.token_urlsafe(32)}"
+    return key, hash_key(key)
+
+
+def hash_key(key: str) -> str:
+    """SHA-256, hex."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class KeyRing:
+    """The keys that are known."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys = {key.hash: key for key in keys}
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def identify(self, headers: Headers) -> tuple[Key, bytes] | None:
+        """Whose key stands in ``headers``, and in which of them. ``None``: nobody's."""
+        given = {name: value for name, value in headers if name in CREDENTIALS}
+        for name in CREDENTIALS:
+            if (value := given.get(name)) is None:
+                continue
+            if name == b"authorization":
+                scheme, _, value = value.partition(b" ")
+                if scheme.lower() != b"bearer":
+                    continue
+            if (key := self._find(value.strip())) is not None:
+                return key, name
+        return None
+
+    def _find(self, value: bytes) -> Key | None:
+        digest = hashlib.sha256(value).hexdigest()
+        found = None
+        for hash, key in self._keys.items():  # all of them, so that the time says nothing
+            if hmac.compare_digest(hash, digest):
+                found = key
+        return found
+
+
+class RateLimiter:
+    """A token bucket for each key: a minute's worth at once, refilled evenly. Shared by workers through a file.
+
+    Args:
+        limits: requests per minute of each key; 0 is no limit.
+        file: where the buckets are, for several workers; without one they are this process's own.
+        clock: seconds, the same in all processes.
+    """
+
+    _BUCKET = struct.Struct("dd")  # tokens, when they were counted
+
+    def __init__(
+        self, limits: dict[str, int], file: str | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limits = limits
+        self._slots = {id: number * self._BUCKET.size for number, id in enumerate(limits)}
+        self._clock = clock
+        self._descriptor: int | None = None
+        self._buckets: bytearray | mmap.mmap
+        if file is None:
+            self._buckets = bytearray(self.size(len(limits)))
+        else:
+            self._descriptor = os.open(file, os.O_RDWR)
+            self._buckets = mmap.mmap(self._descriptor, self.size(len(limits)))
+
+    @classmethod
+    def size(cls, keys: int) -> int:
+        return max(1, keys) * cls._BUCKET.size
+
+    @classmethod
+    def make_file(cls, keys: int) -> str:
+        """An empty file for the buckets of several workers; the caller removes it."""
+        descriptor, name = tempfile.mkstemp(prefix="vlmguard-rates-")
+        os.truncate(descriptor, cls.size(keys))
+        os.close(descriptor)
+        return name
+
+    def seconds_to_wait(self, id: str) -> int:
+        """0, and one request is counted; or the whole seconds until there is room for one."""
+        limit = self._limits.get(id, 0)
+        if not limit:
+            return 0
+        with self._locked():
+            now = self._clock()
+            tokens, counted = self._BUCKET.unpack_from(self._buckets, self._slots[id])
+            tokens = min(limit, tokens + (now - counted) * limit / 60) if counted else limit
+            waits = 0 if tokens >= 1 else math.ceil((1 - tokens) * 60 / limit)
+            self._BUCKET.pack_into(self._buckets, self._slots[id], tokens - (not waits), now)
+        return waits
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self._descriptor is None:
+            yield
+            return
+        import fcntl  # not everywhere, and only several workers need it
+
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)

@@ -1,0 +1,203 @@
+"""What the gateway is told, and what it refuses to be told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlmguard.cli.main import main
+from vlmguard.errors import InputError
+from vlmguard.gateway import config
+from vlmguard.gateway.config import FetchSettings, hint, load, settings, show, variable
+from vlmguard.gateway.keys import hash_key
+from vlmguard.types import Mode
+
+UPSTREAM = "http://127.0.0.1:8000/v1"
+KEY = f'[keys.bob]\nhash = "sha256:{hash_key("one")}"\n'
+
+
+def written(tmp_path: Path, toml: str) -> Path:
+    file = tmp_path / "vlmguard.toml"
+    file.write_text(toml)
+    return file
+
+
+def test_an_upstream_is_enough() -> None:
+    found = load(None, {}, {"upstream": UPSTREAM})
+    assert (found.upstream, found.host, found.mode, found.on_failure) == (UPSTREAM, "127.0.0.1", Mode.ENFORCE, "closed")
+    assert found.fetch == FetchSettings()
+
+
+def test_flags_outweigh_variables_which_outweigh_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, f'upstream = "{UPSTREAM}"\nport = 1\nworkers = 1\nthreads = 1\n[fetch]\nseconds = 1\n')
+    variables = {"VLMGUARD_PORT": "2", "VLMGUARD_THREADS": "2", "VLMGUARD_FETCH_SECONDS": "2.5"}
+    found = load(file, variables, {"port": "3"})
+    assert (found.port, found.threads, found.workers, found.fetch.seconds) == (3, 2, 1, 2.5)
+    assert found.origin["port"] == "flag"
+    assert found.origin["threads"] == "VLMGUARD_THREADS"
+    assert found.origin["workers"] == str(file)
+
+
+@pytest.mark.parametrize("name", settings())
+def test_every_setting_can_be_said_in_the_file_and_in_a_variable(tmp_path: Path, name: str) -> None:
+    words: dict[str, tuple[str, str]] = {
+        "upstream": (f'"{UPSTREAM}"', UPSTREAM),
+        "host": ('"::1"', "::1"),
+        "mode": ('"monitor"', "monitor"),
+        "on_failure": ('"open"', "open"),
+        "blocked": ('"error"', "error"),
+        "log_level": ('"debug"', "debug"),
+        "fetch.enabled": ("false", "false"),
+        "audit.when_full": ('"fail"', "fail"),
+        "pass_through": ('["GET /v1/files"]', "GET /v1/files"),
+        "fetch.allow": ('["10.0.0.0/8", "host:9"]', "10.0.0.0/8, host:9"),
+    }
+    by_kind: dict[Any, tuple[str, str]] = {bool: ("true", "true"), int: ("7", "7"), float: ("7", "7")}
+    line, text = (
+        words.get(name) or by_kind.get(hint(name)) or (('["x"]', "x") if "tuple" in str(hint(name)) else ('"x"', "x"))
+    )
+    section, _, last = name.rpartition(".")
+    base = "" if name == "upstream" else f'upstream = "{UPSTREAM}"\n'
+    toml = f"{base}[{section}]\n{last} = {line}\n" if section else f"{base}{last} = {line}\n"
+    by_file = load(written(tmp_path, toml), {}, {})
+    by_variable = load(None, {"VLMGUARD_UPSTREAM": UPSTREAM, variable(name): text}, {})
+    assert by_file == by_variable
+    if name != "upstream":
+        assert by_file != load(None, {}, {"upstream": UPSTREAM})
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("prot = 1", "did you mean 'port'"),
+        ('port = "x"', "whole number"),
+        ("port = 70000", "65535"),
+        ("port = true", "whole number"),
+        ("workers = 0", "above 0"),
+        ("deadline = -1", "above 0"),
+        ('mode = "off"', "enforce, monitor"),
+        ('on_failure = "shut"', "closed, degraded, open"),
+        ("pass_through = 3", "list of texts"),
+        ('pass_through = ["/v1/files"]', "method and a plain path"),
+        ('pass_through = ["POST /v1/chat/completions"]', "guarded"),
+        ('pass_through = ["POST /v1/../x"]', "plain path"),
+        ("[fetch]\nsecond = 1", "did you mean 'fetch.seconds'"),
+        ('[routes."/v1/other"]\nmode = "monitor"', "none of the guarded paths"),
+        ('[keys.bob]\nmode = "monitor"', "lacks its hash"),
+        ('[keys.bob]\nhash = "one"', "SHA-256"),
+        (KEY + KEY.replace("bob", "eve"), "same hash"),
+        (KEY + "requests_per_minute = -1", "requests_per_minute"),
+        ('upstream_key = "env:NOWHERE"', "NOWHERE"),
+        (
+            'upstream_key = "a"\n[routes."/v1/messages"]\nupstream = "https://other.example/v1"',
+            "upstream_key of its own",
+        ),
+        ("port = ", "not valid TOML"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_place(tmp_path: Path, toml: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        load(written(tmp_path, toml), {}, {"upstream": UPSTREAM})
+
+
+@pytest.mark.parametrize(
+    "upstream", ["", "127.0.0.1:8000", "ftp://a/v1", "http://", "http://u:p@a/v1", "http://a/v1?x=1", "http://a:x/v1"]
+)
+def test_an_upstream_is_a_plain_url(upstream: str) -> None:
+    with pytest.raises(InputError):
+        load(None, {}, {"upstream": upstream})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "gateway.internal"])
+def test_listening_for_others_without_keys_is_refused(tmp_path: Path, host: str) -> None:
+    with pytest.raises(InputError, match="--new-key"):
+        load(None, {}, {"upstream": UPSTREAM, "host": host})
+    assert load(written(tmp_path, KEY), {}, {"upstream": UPSTREAM, "host": host}).host == host
+
+
+def test_the_whole_is_shown_without_secrets(tmp_path: Path) -> None:
+    toml = f"""
+        upstream_key = "env:UP"
+        receipt_key = "rrrrrrrr"
+        [audit]
+        url = "postgresql://me:pppppppp@db/audit"
+        {KEY}
+        [routes."/v1/messages"]
+        upstream = "https://other.example/v1"
+        upstream_key = "aaaaaaaa"
+    """
+    found = load(written(tmp_path, toml), {"UP": "uuuuuuuu"}, {"upstream": UPSTREAM})
+    assert found.upstream_key == "uuuuuuuu"
+    text = show(found)
+    for secret in ("uuuuuuuu", "rrrrrrrr", "pppppppp", "aaaaaaaa", hash_key("one")):
+        assert secret not in text + repr(found)
+    for name in settings():
+        assert f"{name.rpartition('.')[2]} = " in text
+    assert "https://other.example/v1" in text
+
+
+def test_the_command_shows_and_refuses(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "port = 4321\n")
+    assert main(["serve", "--upstream", UPSTREAM, "--show-config", "--monitor"]) == 0
+    shown = capsys.readouterr().out
+    assert "port = 4321  # vlmguard.toml" in shown
+    assert 'mode = "monitor"  # flag' in shown
+    assert main(["serve", "--upstream", UPSTREAM, "--host", "0.0.0.0"]) == 2
+    assert "--new-key" in capsys.readouterr().err
+    assert main(["serve", "--new-key", "bob"]) == 0
+    key, rest = capsys.readouterr().out.split("\n", 1)
+    assert hash_key(key) in rest
+    assert key not in rest
+
+
+@pytest.mark.parametrize(
+    ("toml", "code", "says"),
+    [
+        ('rewriter = "nobody"', 2, "names no rewriter"),
+        ('policy = "missing.toml"', 2, "missing.toml"),
+        ('receipt_key = "short"', 2, "at least 32"),
+        ('[fetch]\nca_file = "missing.pem"', 2, "missing.pem"),
+        ('[fetch]\nallow = ["10.0.0.0/99"]', 2, "fetch.allow"),
+        ('[audit]\nurl = "mysql://x"', 1, "mysql"),
+    ],
+)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_configuration_in_which_a_guard_cannot_run_does_not_start(
+    tmp_path: Path, toml: str, code: int, says: str, workers: str
+) -> None:
+    written(tmp_path, toml)
+    command = [
+        sys.executable,
+        "-m",
+        "vlmguard.cli.main",
+        "serve",
+        "--upstream",
+        UPSTREAM,
+        "--port",
+        "0",
+        "--workers",
+        workers,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_its_packages_the_command_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; from vlmguard.cli.main import main; sys.exit(main(['serve', '--upstream', 'http://x/v1']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, "pip install 'vlmguard[gateway]'" in done.stderr) == (1, True)
+
+
+def test_nothing_is_said_twice() -> None:
+    variables = [variable(name) for name in settings()]
+    assert len(set(variables)) == len(variables)
+    assert config.GUARDED == ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/completions")
