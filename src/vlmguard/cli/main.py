@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from vlmguard import __version__
-from vlmguard.cli import doctor, refine, synth
+from vlmguard.cli import doctor, evaluate, refine, report, synth
 from vlmguard.errors import InputError, PolicyError, VlmguardError
 
-COMMANDS = {"refine": refine, "synth": synth, "doctor": doctor}
+COMMANDS = {"refine": refine, "synth": synth, "eval": evaluate, "report": report, "doctor": doctor}
 """Each has ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
 
 
