@@ -11,7 +11,7 @@ from vlmguard.statistics import Interval
 
 Scale = Callable[[float], float]
 
-COLOURS = ("#6b7280", "#0f766e", "#c2410c", "#1d4ed8", "#a21caf", "#b45309", "#15803d", "#be123c", "#4338ca", "#0e7490")
+COLOURS = ("#7b8794", "#0f766e", "#ea580c", "#2563eb", "#a21caf", "#ca8a04", "#65a30d", "#e11d48", "#6d28d9", "#0891b2")
 """Of defences, in their order: grey for none, our own green first, then far apart in hue."""
 
 
@@ -63,26 +63,28 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 def scatter(points: Sequence[Point], title: str, x_name: str, y_name: str) -> str:
     """Safety over help with intervals and the Pareto front; what is up and to the right is better."""
-    width, height, left, bottom, top, right = 470, 360, 52, 46, 34, 18
+    width, height, left, bottom, top, right = 470, 360, 52, 46, 34, 22
+    x_from, y_from = _start([point.x for point in points]), _start([point.y for point in points])
 
     def x(value: float) -> float:
-        return left + (width - left - right) * max(0.0, min(1.0, value))
+        return left + (width - left - right) * max(0.0, min(1.0, (value - x_from) / (1 - x_from)))
 
     def y(value: float) -> float:
-        return height - bottom - (height - bottom - top) * max(0.0, min(1.0, value))
+        return height - bottom - (height - bottom - top) * max(0.0, min(1.0, (value - y_from) / (1 - y_from)))
 
     parts = [f'<text x="{left}" y="18" class="title">{escape(title)}</text>']
-    for step in range(0, 101, 25):
-        share = step / 100
-        parts.append(f'<line x1="{x(share):.1f}" x2="{x(share):.1f}" y1="{y(0):.1f}" y2="{y(1):.1f}" class="grid"/>')
-        parts.append(f'<line x1="{x(0):.1f}" x2="{x(1):.1f}" y1="{y(share):.1f}" y2="{y(share):.1f}" class="grid"/>')
+    for step in range(6):
+        at_x, at_y = x_from + (1 - x_from) * step / 5, y_from + (1 - y_from) * step / 5
+        parts.append(f'<line x1="{x(at_x):.1f}" x2="{x(at_x):.1f}" y1="{y(y_from):.1f}" y2="{y(1):.1f}" class="grid"/>')
+        parts.append(f'<line x1="{x(x_from):.1f}" x2="{x(1):.1f}" y1="{y(at_y):.1f}" y2="{y(at_y):.1f}" class="grid"/>')
         parts.append(
-            f'<text x="{x(share):.1f}" y="{height - bottom + 16}" class="tick" text-anchor="middle">{step}</text>'
+            f'<text x="{x(at_x):.1f}" y="{height - bottom + 16}" class="tick" text-anchor="middle">{100 * at_x:.0f}</text>'
+            f'<text x="{left - 8}" y="{y(at_y) + 4:.1f}" class="tick" text-anchor="end">{100 * at_y:.0f}</text>'
         )
-        parts.append(f'<text x="{left - 8}" y="{y(share) + 4:.1f}" class="tick" text-anchor="end">{step}</text>')
     parts.append(
-        f'<text x="{x(0.5):.1f}" y="{height - 8}" class="axis" text-anchor="middle">{escape(x_name)}</text>'
-        f'<text transform="translate(14 {y(0.5):.1f}) rotate(-90)" class="axis" text-anchor="middle">{escape(y_name)}</text>'
+        f'<text x="{(left + width - right) / 2:.1f}" y="{height - 8}" class="axis" text-anchor="middle">{escape(x_name)}</text>'
+        f'<text transform="translate(14 {(top + height - bottom) / 2:.1f}) rotate(-90)" class="axis" text-anchor="middle">'
+        f"{escape(y_name)}</text>"
     )
     best = front(points)
     if len(best) > 1:
@@ -99,28 +101,40 @@ def scatter(points: Sequence[Point], title: str, x_name: str, y_name: str) -> st
                 )
         ring = ' stroke-width="2.5" stroke="var(--ground)"'
         parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="6.5" fill="{point.ink}"{ring}/>')
-    parts += _labels(points, x, y, width, left)
+    parts += _labels(points, x, y, width)
     return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
 
 
-def _labels(points: Sequence[Point], x: Scale, y: Scale, width: float, left: float) -> list[str]:
+def _labels(points: Sequence[Point], x: Scale, y: Scale, width: float) -> list[str]:
     """Names beside the dots, moved apart where they would cover each other."""
     placed: list[tuple[float, float, float]] = []
     parts: list[str] = []
-    for point in sorted(points, key=lambda point: -point.y.value):
+    for point in sorted(points, key=lambda point: y(point.y.value)):
         px, py = x(point.x.value), y(point.y.value)
-        long = 6.4 * len(point.label)
-        to_left = px + 12 + long > width
-        start = px - 12 - long if to_left else px + 12
-        start = max(left + 2, start)
+        long = 7.2 * len(point.label)
+        to_left = px + 12 + long > width - 10
+        start, end = (px - 12 - long, px - 12) if to_left else (px + 12, px + 12 + long)
         ty = py + 4
-        while any(abs(ty - other) < 13 and start < end and begin < start + long for begin, end, other in placed):
-            ty += 13
-        placed.append((start, start + long, ty))
+        while any(abs(ty - other) < 14 and start < right and begin < end for begin, right, other in placed):
+            ty += 2
+        placed.append((start, end, ty))
+        if ty > py + 14:
+            corner = end + 2 if to_left else start - 2
+            parts.append(
+                f'<line x1="{px:.1f}" y1="{py:.1f}" x2="{corner:.1f}" y2="{ty - 4:.1f}" stroke="{point.ink}" opacity=".5"/>'
+            )
+        anchor = "end" if to_left else "start"
         parts.append(
-            f'<text x="{start:.1f}" y="{ty:.1f}" class="label" fill="{point.ink}">{escape(point.label)}</text>'
+            f'<text x="{end if to_left else start:.1f}" y="{ty:.1f}" class="label" text-anchor="{anchor}" fill="{point.ink}">'
+            f"{escape(point.label)}</text>"
         )
     return parts
+
+
+def _start(spread: Sequence[Interval]) -> float:
+    """Where an axis that ends at 1 begins, so that the points fill it: a multiple of 0.25."""
+    lowest = min(min(found.value, found.low) if math.isfinite(found.low) else found.value for found in spread)
+    return max(0.0, min(0.75, math.floor(4 * lowest) / 4))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from vlmguard.evaluate.published import HEADLINE, PUBLISHED
 from vlmguard.evaluate.store import Store
 from vlmguard.evaluate.tables import MEASURES, Figure, Given, Measure, Tables, make_tables
 from vlmguard.images import views
-from vlmguard.statistics import Interval
+from vlmguard.statistics import Headline, Interval
 
 _EXAMPLES = 8
 """Pairs shown of each kind."""
@@ -81,6 +81,7 @@ def to_html(tables: Tables, stores: Sequence[Store]) -> str:
         version=__version__,
         counts=_counts(tables),
         overview=_grid(tables, overall),
+        cards=[_card(tables, overall, defence) for defence in tables.headlines],
         grids=[(name, tables.benchmarks[name]["title"], _grid(tables, name)) for name in tables.benchmarks],
         scatters=[Markup(chart) for chart in _scatters(tables, overall, inks)],
         bars=[(target, Markup(chart)) for target, chart in _bars(tables, inks)],
@@ -138,7 +139,8 @@ def _grid(tables: Tables, benchmark: str) -> Grid:
     columns: list[tuple[str, Measure, str]] = []
     rows = [figure for figure in tables.figures if figure.benchmark == benchmark]
     for measure in MEASURES:
-        if any(figure.measure is measure and figure.judge == tables.main_judge for figure in rows):
+        has = any(figure.measure is measure and figure.judge == tables.main_judge for figure in rows)
+        if has and measure.name != "safe on harmless prompts":  # it is 100 % nearly always, and stands in the CSV
             columns.append((words.title(measure), measure, tables.main_judge))
     for judge in tables.judges:
         for measure in MEASURES:
@@ -178,6 +180,53 @@ def _grid(tables: Tables, benchmark: str) -> Grid:
 
 def _of(columns: Sequence[tuple[str, Measure, str]]) -> list[Measure]:
     return [measure for _, measure, _ in columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A defence's gain, and beside it what it costs."""
+
+    defence: str
+    headline: Headline
+    rows: tuple[tuple[str, str], ...]
+
+
+_BESIDE = ("over-refusal", "helpful on harmless prompts", "helpfulness on harmless prompts", "correct")
+
+
+def _card(tables: Tables, benchmark: str, defence: str) -> Card:
+    found = tables.headlines[defence]
+    rows = (
+        [(target, words.per_cent(interval)) for target, interval in found.per_target.items()]
+        if len(found.per_target) > 1
+        else []
+    )
+    for name in _BESIDE:
+        pairs = [
+            (before, after)
+            for target in found.per_target
+            if (before := _any_judge(tables, benchmark, target, "none", name)) is not None
+            and (after := _any_judge(tables, benchmark, target, defence, name)) is not None
+        ]
+        if pairs:
+            unit = pairs[0][0].measure.unit
+            first, second = (sum(pair[side].interval.value for pair in pairs) / len(pairs) for side in (0, 1))
+            rows.append((name, f"{words.value(first, unit)} → {words.value(second, unit)}"))
+    costs = [cost for cost in tables.costs if cost.defence == defence]
+    if costs:
+        rows.append(("overhead, median", words.seconds(sum(cost.overhead_median for cost in costs) / len(costs))))
+        rows.append(("model calls", f"{sum(cost.calls for cost in costs) / len(costs):.2f}"))
+        if math.isfinite(costs[0].changed):
+            rows.append(
+                ("harmless prompts changed", words.value(sum(cost.changed for cost in costs) / len(costs), "share"))
+            )
+    return Card(defence, found, tuple(rows))
+
+
+def _any_judge(tables: Tables, benchmark: str, target: str, defence: str, name: str) -> Figure | None:
+    """The main judge's figure, else that of the first who has it."""
+    found = (tables.figure(benchmark, target, defence, name, judge) for judge in (tables.main_judge, *tables.judges))
+    return next((figure for figure in found if figure is not None), None)
 
 
 _TOP = {"share": 1.0, "of 10": 10.0, "%": 100.0}
@@ -398,7 +447,7 @@ def _side(row: Given, judge: str) -> Side:
     if verdict.get("helpfulness") is not None:
         said.append(f"help {verdict['helpfulness']:g} %")
     return Side(
-        row.defence, _cut(row.prompt), _cut(row.text), row.outcome, " · ".join(said), {0: "bad", 1: "good"}.get(good or 0, "plain"),
+        row.defence, _cut(row.prompt), _cut(row.text), row.outcome, " · ".join(said), "plain" if good is None else ("bad", "good")[good],
         verdict.get("rationale") or "", json.loads(row.refinement) if row.refinement else {},
     )  # fmt: skip
 

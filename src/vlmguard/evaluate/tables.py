@@ -357,7 +357,7 @@ def _by_sample(rows: Sequence[Given], judge: str, measure: Measure) -> tuple[dic
         key = f"{row.item.benchmark}\0{row.item.id}"
         sums[key].append(value)
         groups[key] = row.item.group
-    return {key: float(np.mean(values)) for key, values in sums.items()}, groups
+    return {key: sum(values) / len(values) for key, values in sums.items()}, groups
 
 
 def _tests(given: Sequence[Given], judges: Sequence[str]) -> list[Test]:
