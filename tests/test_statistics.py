@@ -111,7 +111,9 @@ def test_headline_in_both_readings() -> None:
     assert found is not None
     assert found.ratio_of_means.value == pytest.approx(0.2)  # 6 / 5
     assert found.mean_of_ratios.value == pytest.approx(0.5)  # (2 + 1) / 2
-    assert {target: each.value for target, each in found.per_target.items()} == pytest.approx({"weak": 1.0, "strong": 0.0})
+    assert {target: each.value for target, each in found.per_target.items()} == pytest.approx(
+        {"weak": 1.0, "strong": 0.0}
+    )
 
 
 def test_no_headline_of_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,15 +50,25 @@ class Kept:
         self._named = named
         self._store = store
         self._spend = spend
+        self._asked: dict[str, asyncio.Event] = {}
+        """Questions under way: who asks the same waits for that answer."""
 
     async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
         """The kept response, or a new one. A cut one is kept as well: the same question is cut again."""
         key = question_key(self._named.identity, chat, sampling)
-        if (known := self._store.response(key)) is not None:
-            return known
-        completion = await self._model.generate(chat, sampling)
-        self._spend.add(self._named.name, completion)
-        self._store.keep(key, completion)
+        while True:
+            if (known := self._store.response(key)) is not None:
+                return known
+            if (asked := self._asked.get(key)) is None:
+                break
+            await asked.wait()
+        self._asked[key] = asyncio.Event()
+        try:
+            completion = await self._model.generate(chat, sampling)
+            self._spend.add(self._named.name, completion)
+            self._store.keep(key, completion)
+        finally:
+            self._asked.pop(key).set()
         return completion
 
     async def close(self) -> None:

@@ -40,7 +40,7 @@ def chosen(text: str, choices: tuple[str, ...]) -> str | None:
         return begins[1]
     named = {
         match[1]
-        for match in re.finditer(rf"\b(?:answer|option|choice|reply)\b(?: is)?:?\s*[(*\[]{{0,3}}([{letters}])\b", text)
+        for match in re.finditer(rf"\b(?i:answer|option|choice|reply)\b(?: is)?:?\s*[(*\[]{{0,3}}([{letters}])\b", text)
     }
     return named.pop() if len(named) == 1 else None
 
