@@ -53,7 +53,7 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(STAMP): $(VENV)/.core pyproject.toml constraints/ci.txt
-	$(BIN)/pip install -q -c constraints/ci.txt -e '.[local,serving,eval]' --group test --group check --group bench
+	$(BIN)/pip install -q -c constraints/ci.txt -e '.[local,serving,synth,ray,train,eval]' --group test --group check --group bench
 	touch $@
 
 clean:

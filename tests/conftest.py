@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 
@@ -59,3 +63,14 @@ def words() -> WordScorer:
 @pytest.fixture
 def embedded(policy: Policy, words: WordScorer) -> EmbeddedRewriter:
     return EmbeddedRewriter(policy, scorer=words, threads=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder with ``base`` and ``adapter`` (tests/tiny_llava.py), built once for all workers of a run."""
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    folder = shared / "tiny_llava"
+    with FileLock(shared / "tiny_llava.lock"):
+        if not (folder / "adapter").exists():
+            subprocess.run([sys.executable, "-m", "tests.tiny_llava", str(folder)], check=True, capture_output=True)
+    return folder

@@ -299,9 +299,11 @@ def mm_vet(files: Files) -> Iterator[Row]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Rows of one's own
 
-_FIELDS = {
-    "id", "prompt", "messages", "images", "harmful", "category", "reference", "choices", "group", "hazard",
-}  # fmt: skip
+_FIELDS = frozenset(
+    ("id", "prompt", "messages", "images", "harmful", "category", "reference", "choices", "group", "hazard")
+)
+_OF_SYNTH = frozenset(("benign", "licence", "safe", "unsafe"))
+"""Rows of ``vlmguard synth`` are read as they are: ``benign`` is the opposite of ``harmful``, ``safe`` a reference."""
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -314,7 +316,7 @@ def jsonl(files: Files) -> Iterator[Row]:
         except ValueError as error:
             yield _broken(f"line-{number}", f"line {number} is no JSON: {error}")
             continue
-        if not isinstance(entry, dict) or not entry.keys() <= _FIELDS:
+        if not isinstance(entry, dict) or not entry.keys() <= _FIELDS | _OF_SYNTH:
             known = ", ".join(sorted(_FIELDS))
             yield _broken(f"line-{number}", f"line {number} is no object with no other fields than {known}")
             continue
@@ -326,6 +328,8 @@ def jsonl(files: Files) -> Iterator[Row]:
 
 def _own(folder: Path, entry: dict[str, Any], id: str) -> Sample:
     harmful = entry.get("harmful")
+    if isinstance(entry.get("benign"), bool) and harmful is None:
+        harmful = not entry["benign"]
     if harmful is not None and not isinstance(harmful, bool):
         raise InputError("'harmful' is true, false or left out")
     # A file of one's own may name any picture that its owner can read.
@@ -337,7 +341,7 @@ def _own(folder: Path, entry: dict[str, Any], id: str) -> Sample:
         _own_chat(entry, images),
         harmful=harmful,
         category=entry.get("category"),
-        reference=str(entry.get("reference", "")),
+        reference=str(entry.get("reference") or entry.get("safe") or ""),
         choices=tuple(str(choice) for choice in entry.get("choices", ())),
         group=str(entry.get("group", "")),
         hazard=str(entry.get("hazard", "")),

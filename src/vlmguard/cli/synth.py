@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlmguard.policy import Policy
     from vlmguard.synth.pipeline import Crew
     from vlmguard.synth.recipe import Recipe
-    from vlmguard.synth.store import Store
+    from vlmguard.synth.store import Store, Stored
 
 HELP = "make a dataset for training rewriters: hindsight, causal analysis, prompt optimisation"
 
@@ -96,14 +96,34 @@ def _preview(arguments: argparse.Namespace, recipe: Recipe) -> int:
         shown = [row for row in rows if row.id not in before][:_PREVIEWED] or rows[:_PREVIEWED]
         file = arguments.out / "preview.html"
         write_page(shown, store, PictureStore(arguments.out / "pictures"), file)
-        for row in shown:
-            print(f"{row.state:9} {row.id}  {row.gate} {row.reason}".rstrip())
+        _show(shown)
         told = estimate(store, len(shown))
         print(
             f"\nThe page: {file}\nStill to do: {told.rows} rows, about {told.calls:,} calls, "
             f"{told.prompt_tokens:,} + {told.completion_tokens:,} tokens."
         )
     return 0
+
+
+def _show(rows: list[Stored]) -> None:
+    """The rows in the terminal: what was asked, found and made of it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from vlmguard import trace
+    from vlmguard.cli.panel import printable
+
+    table = Table("row", "asked", "found", "becomes", box=None, padding=(0, 2, 1, 0), header_style="dim")
+    for row in rows:
+        asked = " / ".join(part["text"] for turn in row.body["messages"] for part in turn["parts"] if part.get("text"))
+        found, becomes = row.reason, f"{row.state}: {row.gate}"
+        if row.result is not None:
+            refinement = trace.parse(row.result["trace"])
+            found = f"{refinement.report.worst.level}: {refinement.understanding}"
+            becomes = refinement.prompt or "forwarded unchanged"
+        table.add_row(*(Text(printable(cell)[:400]) for cell in (row.id, asked, found, becomes)))
+    Console().print(table)
 
 
 def _ids(store: Store) -> list[str]:

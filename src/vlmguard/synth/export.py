@@ -131,20 +131,23 @@ class _Mix:
 
     def __init__(self, store: Store, recipe: Recipe) -> None:
         self.left_out = 0
-        self._most: dict[bool, float] = {True: 1.0, False: 1.0}
+        self._below: dict[bool, float] = {True: 1.0, False: 1.0}
         ratio = recipe.ratio
         if ratio is None:
             return
-        have = {True: 0, False: 0}
+        have: dict[bool, list[float]] = {True: [], False: []}
         for stored in store.rows(KEPT):
-            have[bool(stored.body["benign"])] += 1
+            have[bool(stored.body["benign"])].append(_share(f"mix {stored.id}"))
         wanted = {True: ratio["benign"], False: ratio["risky"]}
-        scale = min(have[kind] / share for kind, share in wanted.items() if share > 0)
-        self._most = {kind: (scale * wanted[kind] / have[kind] if have[kind] else 0.0) for kind in have}
+        scale = min(len(have[kind]) / share for kind, share in wanted.items() if share > 0)
+        for kind, shares in have.items():
+            most = round(scale * wanted[kind])
+            if most < len(shares):
+                self._below[kind] = sorted(shares)[most]
 
     def takes(self, stored: Stored) -> bool:
         """Whether a row is part of the dataset; counts those that are not."""
-        taken = _share(f"mix {stored.id}") < self._most[bool(stored.body["benign"])]
+        taken = _share(f"mix {stored.id}") < self._below[bool(stored.body["benign"])]
         self.left_out += not taken
         return taken
 
