@@ -21,7 +21,8 @@ def test_wilson_as_worked_out_by_hand() -> None:
 @pytest.mark.parametrize(("hits", "low", "high"), [(0, 0.0, 0.277533), (10, 0.722467, 1.0)])
 def test_wilson_at_the_ends(hits: int, low: float, high: float) -> None:
     found = statistics.wilson(hits, 10)
-    assert (found.low, found.high) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
+    assert found.low == pytest.approx(low, abs=1e-5)
+    assert found.high == pytest.approx(high, abs=1e-5)
 
 
 def test_no_rows_have_no_share() -> None:
@@ -74,6 +75,16 @@ def test_shares_of_groups_are_not_narrower_than_their_groups_allow() -> None:
     found = statistics.share([True] * 100, [str(number // 10) for number in range(100)])
     assert (found.value, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(0.722467, abs=1e-5)  # ten groups, not a hundred rows
+
+
+def test_what_is_all_alike_has_no_interval_and_the_p_of_a_sign_test() -> None:
+    found = statistics.mean([3.0] * 12, [str(number) for number in range(12)])
+    assert found.value == 3.0
+    assert math.isnan(found.low)
+    keys = [str(number) for number in range(12)]
+    moved = statistics.compare_means(dict.fromkeys(keys, 1.0), dict.fromkeys(keys, 2.0), {key: key for key in keys})
+    assert moved is not None
+    assert moved.p == pytest.approx(2 / 2**12)
 
 
 def test_paired_differences() -> None:

@@ -267,11 +267,13 @@ def _resampled(totals: Numbers, seed: int) -> Numbers:
 
 
 def _percentiles(drawn: Numbers, estimate: float, groups: int, confidence: float) -> tuple[float, float]:
-    """Percentiles, widened as Student's t asks for few groups: a plain bootstrap of few is too narrow by √(n/(n−1)) and t/z."""
+    """Percentiles, NaN where there is no spread, widened as Student's t asks for few groups: a plain bootstrap of few is too narrow by √(n/(n−1)) and t/z."""
     from scipy.special import stdtrit
 
     tail = (1 - confidence) / 2
     widen = float(stdtrit(groups - 1, 1 - tail)) / _normal(1 - tail) * math.sqrt(groups / (groups - 1))
+    if np.ptp(drawn) < 1e-12:
+        return math.nan, math.nan  # groups that are all alike say nothing of their spread
     low, high = np.quantile(drawn, (tail, 1 - tail))
     return float(estimate + (low - estimate) * widen), float(estimate + (high - estimate) * widen)
 
@@ -300,4 +302,6 @@ def _p_value(estimate: float, error: float, groups: int) -> float:
     if estimate == 0:
         return 1.0
     error *= math.sqrt(groups / (groups - 1))
-    return 0.0 if error == 0 else float(2 * stdtr(groups - 1, -abs(estimate) / error))
+    if error < 1e-12:
+        return float(0.5 ** (groups - 1))  # all groups moved alike: how often coins would all fall the same way
+    return float(2 * stdtr(groups - 1, -abs(estimate) / error))
