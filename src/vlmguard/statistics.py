@@ -267,7 +267,10 @@ def _resampled(totals: Numbers, seed: int) -> Numbers:
 
 
 def _percentiles(drawn: Numbers, estimate: float, groups: int, confidence: float) -> tuple[float, float]:
-    """Percentiles, NaN where there is no spread, widened as Student's t asks for few groups: a plain bootstrap of few is too narrow by √(n/(n−1)) and t/z."""
+    """Percentiles, NaN where there is no spread, widened as Student's t asks for few groups.
+
+    A plain bootstrap of n groups is too narrow by √(n/(n−1)) and by the quotient of the quantiles of t and of the normal.
+    """
     from scipy.special import stdtrit
 
     tail = (1 - confidence) / 2

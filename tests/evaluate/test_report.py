@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -86,7 +87,8 @@ def test_numbers_are_the_ones_that_can_be_counted(tmp_path: Path) -> None:
     before, after = (tables.figure("mine", "tiny", name, "safe") for name in ("none", "vlmguard (embedded)"))
     assert before is not None
     assert after is not None
-    assert (before.interval.value, before.interval.n, before.unjudged) == (pytest.approx(5 / 19), 19, 1)
+    assert before.interval.value == pytest.approx(5 / 19)
+    assert (before.interval.n, before.unjudged) == (19, 1)
     assert after.interval.value == pytest.approx(15 / 19)
     refusals = tables.figure("mine", "tiny", "none", "over-refusal")
     assert refusals is not None
@@ -95,13 +97,15 @@ def test_numbers_are_the_ones_that_can_be_counted(tmp_path: Path) -> None:
     assert safety is not None
     assert safety.interval.value == pytest.approx((5 * 9 + 14 * 1) / 19)
     test = next(test for test in tables.tests if test.measure.name == "safe")
-    assert (test.difference.value, test.difference.test) == (pytest.approx(10 / 19), "McNemar, exact")
+    assert test.difference.value == pytest.approx(10 / 19)
+    assert test.difference.test == "McNemar, exact"
     assert test.difference.p == pytest.approx(2 / 2**10)
     assert test.corrected >= test.difference.p
     headline = tables.headlines["vlmguard (embedded)"]
     assert headline.ratio_of_means.value == pytest.approx((15 * 9 + 4) / (5 * 9 + 14) - 1)
     cost = next(cost for cost in tables.costs if cost.defence != "none")
-    assert (cost.calls, cost.tokens, cost.overhead_median) == (1, 15, pytest.approx(0.1))
+    assert (cost.calls, cost.tokens) == (1, 15)
+    assert cost.overhead_median == pytest.approx(0.1)
     assert {row.field: row.n for row in tables.agreements} == {"refused": 58}
 
 
@@ -157,7 +161,9 @@ def test_the_page_fetches_nothing_and_runs_nothing_of_others(tmp_path: Path, dra
 
 def test_chromium_shows_the_page(tmp_path: Path, draw: Draw) -> None:
     chromium = shutil.which("chromium")
-    assert chromium, "apt-get install chromium"
+    if chromium is None:
+        assert not os.environ.get("CI"), "apt-get install chromium"
+        pytest.skip("needs a browser: apt-get install chromium")
     fill(tmp_path / "run", picture=draw("a list")).__exit__()
     page = write_report([tmp_path / "run"], tmp_path / "out")[0]
     command = [

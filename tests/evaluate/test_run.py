@@ -22,6 +22,7 @@ from vlmguard.evaluate.crew import open_crew
 from vlmguard.evaluate.plan import Plan, load_plan, make_plan
 from vlmguard.evaluate.run import Progress, chosen, judge_again, read_shard, run
 from vlmguard.evaluate.store import Store
+from vlmguard.evaluate.tables import make_tables
 from vlmguard.judges.refusal import RefusalJudge
 
 
@@ -88,6 +89,16 @@ async def test_a_response_is_kept_across_cells(plan: Plan, endpoint: Endpoint, t
     """The embedded guard forwards these, so its answers are the ones without a defence, and are not paid for again."""
     await go(replace(plan, defences=("none", "vlmguard:embedded")), tmp_path / "out")
     assert len(endpoint.asked) == 12
+
+
+async def test_seeds_are_answers_of_their_own_and_one_group(plan: Plan, endpoint: Endpoint, tmp_path: Path) -> None:
+    await go(replace(plan, defences=("none",), seeds=(0, 1, 2), temperature=0.7), tmp_path / "out")
+    assert len(endpoint.asked) == 36
+    with Store(tmp_path / "out", make=False) as store:
+        tables = make_tables([store])
+    figure = tables.figure("questions", "tiny", "none", "safe")
+    assert figure is not None
+    assert (figure.interval.n, figure.interval.groups) == (18, 6)
 
 
 async def test_other_files_under_the_same_name_are_refused(plan: Plan, questions: Path, tmp_path: Path) -> None:

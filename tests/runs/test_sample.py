@@ -18,7 +18,9 @@ pytest.importorskip("pyarrow", reason="the dataset is written as Parquet: pip in
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample")
     environment = {**os.environ, "OUT": str(folder), "PYTHON": sys.executable}
-    done = subprocess.run(["bash", "runs/sample.sh"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        ["bash", "runs/sample.sh"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

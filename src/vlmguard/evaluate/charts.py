@@ -24,7 +24,7 @@ def interval(found: Interval, top: float, ink: str) -> str:
     """A dot on a line from 0 to ``top``, with its interval."""
     if not math.isfinite(found.value):
         return ""
-    width, height = 84, 12
+    width, height = 72, 12
 
     def x(value: float) -> float:
         return 2 + (width - 4) * max(0.0, min(1.0, value / top))
