@@ -131,6 +131,24 @@ async def test_patience_ends_in_error_rows_that_are_asked_again(plan: Plan, endp
     assert rows(tmp_path / "out", "SELECT count(*), sum(error IS NOT NULL) FROM answers") == [(24, 0)]
 
 
+async def test_a_rewriter_that_is_away_is_waited_for_like_a_target(
+    plan: Plan, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """It comes back and says no trace: that will not pass, so these are error rows, and none for the outage."""
+    endpoint.failing = 503
+
+    async def come_back() -> None:
+        await asyncio.sleep(3)
+        endpoint.failing = None
+
+    guarded = replace(plan, defences=("none", f"vlmguard:endpoint:{endpoint.url}#rewriter"))
+    progress, _ = await asyncio.gather(go(guarded, tmp_path / "out"), come_back())
+    assert (progress.answers, progress.errors) == (24, 12)
+    errors = [str(row[0]) for row in rows(tmp_path / "out", "SELECT error FROM answers WHERE error IS NOT NULL")]
+    assert len(errors) == 12
+    assert not any("503" in error for error in errors)
+
+
 async def test_what_will_not_pass_is_an_error_row_at_once(plan: Plan, endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.failing = 400
     progress = await go(plan, tmp_path / "out")
@@ -190,9 +208,11 @@ def test_a_killed_run_goes_on_where_it_was(endpoint: Endpoint, questions: Path, 
         sys.executable, "-m", "vlmguard.cli.main", "eval", "run", "--out", str(tmp_path / "out"), "--benchmark", f"jsonl:{questions}",
         "--target", f"tiny=endpoint:{endpoint.url}#m", "--defence", "none", "--judge", "refusal", "--concurrency", "2",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     deadline = time.monotonic() + 60
     while len(endpoint.asked) < 7 and time.monotonic() < deadline:
+        assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

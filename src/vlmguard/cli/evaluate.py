@@ -16,7 +16,7 @@ from vlmguard.cli.models import SPECS
 from vlmguard.errors import InputError
 
 if TYPE_CHECKING:
-    from vlmguard.evaluate.crew import Crew, Spend
+    from vlmguard.evaluate.crew import Crew, Opener, Spend
     from vlmguard.evaluate.plan import Plan
     from vlmguard.evaluate.run import Progress
 
@@ -52,10 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard", default="1/1", metavar="i/n", help="only this part; `eval merge` puts parts together"
     )
     run_parser.add_argument("--estimate", action="store_true", help="say what it would cost, and stop")
+    run_parser.add_argument("--key-env", metavar="NAME", help="environment variable with the models' key")
     rescore = actions.add_parser("rescore", help="have stored answers judged, without asking any target")
     rescore.add_argument("out", type=Path, metavar="DIR")
     rescore.add_argument("--judge", action="append", required=True, metavar="SPEC")
     rescore.add_argument("--concurrency", type=int, default=64, metavar="N")
+    rescore.add_argument(
+        "--key-env", default="VLMGUARD_API_KEY", metavar="NAME", help="environment variable with the key"
+    )
     merge = actions.add_parser("merge", help="put shards together")
     merge.add_argument("out", type=Path, metavar="DIR")
     merge.add_argument("parts", type=Path, nargs="+", metavar="PART")
@@ -154,7 +158,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     ):
         if (given := getattr(arguments, option)) is not None:
             told[name] = list(given)
-    for name in ("concurrency", "limit", "max_tokens", "temperature"):
+    for name in ("concurrency", "limit", "max_tokens", "temperature", "key_env"):
         if getattr(arguments, name) is not None:
             told[name] = getattr(arguments, name)
     if arguments.paper_targets:
@@ -196,7 +200,7 @@ def _cost(plan: Plan, prompt: float, said: float) -> str:
     return f"; at most about {dearest:,.2f} by the dearest price of the plan"
 
 
-async def _watched(work: Awaitable[None], progress: Progress, spend: Spend | None, crew: Crew | None) -> None:
+async def _watched(work: Awaitable[None], progress: Progress, spend: Spend, opened: Crew | Opener) -> None:
     """The work, with lines of progress; everybody is closed at the end."""
     watch = asyncio.create_task(_told(progress, spend))
     try:
@@ -206,18 +210,17 @@ async def _watched(work: Awaitable[None], progress: Progress, spend: Spend | Non
         print(_line(progress, spend), file=sys.stderr)
         if progress.last_error:
             print(f"last error: {progress.last_error}", file=sys.stderr)
-        if crew is not None:
-            await crew.close()
+        await opened.close()
 
 
-async def _told(progress: Progress, spend: Spend | None) -> None:
+async def _told(progress: Progress, spend: Spend) -> None:
     terminal = sys.stderr.isatty()
     while True:
         await asyncio.sleep(_EVERY if terminal else 10 * _EVERY)
         print(_line(progress, spend), file=sys.stderr, end="\r\033[K" if terminal else "\n", flush=True)
 
 
-def _line(progress: Progress, spend: Spend | None) -> str:
+def _line(progress: Progress, spend: Spend) -> str:
     parts = [
         f"{progress.answers:,}/{progress.total:,} answers",
         f"{progress.verdicts:,} verdicts",
@@ -227,9 +230,8 @@ def _line(progress: Progress, spend: Spend | None) -> str:
         parts.append(f"{progress.errors:,} errors")
     if progress.waiting:
         parts.append(f"{progress.waiting} waiting for a model")
-    if spend is not None:
-        money = f", {spend.money:,.2f} spent" if spend.prices else ""
-        parts.append(f"{spend.calls:,} calls, {spend.prompt_tokens + spend.completion_tokens:,} tokens{money}")
+    money = f", {spend.money:,.2f} spent" if spend.prices else ""
+    parts.append(f"{spend.calls:,} calls, {spend.prompt_tokens + spend.completion_tokens:,} tokens{money}")
     if 0 < progress.left < float("inf"):
         parts.append(f"{time.strftime('%H:%M:%S', time.gmtime(progress.left))} left")
     return " · ".join(parts)
@@ -254,11 +256,17 @@ def _rescore(arguments: argparse.Namespace) -> int:
     from vlmguard.judges.select import make_judge
 
     with Store(arguments.out, make=False) as store:
-        plan = Plan(("stored",), ("stored",), judges=tuple(arguments.judge), concurrency=arguments.concurrency)
+        plan = Plan(
+            ("stored",),
+            ("stored",),
+            judges=tuple(arguments.judge),
+            concurrency=arguments.concurrency,
+            key_env=arguments.key_env,
+        )
         opener = Opener(plan, store)
         judges = [make_judge(spec, opener.judge, key=store.judge_key) for spec in plan.judges]
         progress = runner.Progress()
-        asyncio.run(_watched(runner.judge_again(plan, judges, store, progress), progress, opener.spend, None))
+        asyncio.run(_watched(runner.judge_again(plan, judges, store, progress), progress, opener.spend, opener))
         known = json.loads(store.meta("judges") or "[]")
         store.set_meta("judges", json.dumps(list(dict.fromkeys([*(judge.name for judge in judges), *known]))))
     _write(arguments.out)

@@ -95,6 +95,7 @@ class Crew:
     defences: tuple[Defence, ...]
     judges: tuple[Judge, ...]
     spend: Spend
+    opener: Opener
 
     def cells(self, plan: Plan, benchmark: Folder) -> list[tuple[Cell, Target, Defence, Sampling]]:
         """Targets × defences × seeds of a benchmark, each with all that its answers depend on as its key."""
@@ -118,8 +119,9 @@ class Crew:
 
     async def close(self) -> None:
         """Gives back what all of them hold."""
-        for part in (*(target.model for target in self.targets), *self.defences, *self.judges):
-            await close(part)
+        for defence in self.defences:
+            await close(defence)
+        await self.opener.close()
 
 
 class Opener:
@@ -134,6 +136,7 @@ class Opener:
         self._plan = plan
         self._store = store
         self.spend = Spend(plan.prices)
+        self._opened: list[Model] = []
         # The runner waits for a model that is away, so the breaker stays closed.
         self._settings = ModelSettings(
             key_env=plan.key_env,
@@ -144,7 +147,14 @@ class Opener:
 
     def wrap(self, named: Named) -> Model:
         """A bare model as it is asked in a run."""
-        return Kept(wrap(named, self._settings), named, self._store, self.spend)
+        made = Kept(wrap(named, self._settings), named, self._store, self.spend)
+        self._opened.append(made)
+        return made
+
+    async def close(self) -> None:
+        """Gives back what every opened model holds."""
+        for model in self._opened:
+            await close(model)
 
     def named(self, spec: str) -> Named:
         """Raises ``InputError``, ``MissingExtraError``, ``ModelError``."""
@@ -210,7 +220,7 @@ def open_crew(plan: Plan, store: Store) -> Crew:
     ):
         if len(set(names)) < len(names):
             raise InputError(f"two {what} have the same name ({', '.join(names)}): tables could not tell them apart")
-    return Crew(open_benchmarks(plan), _targets(plan, opener), tuple(defences), tuple(judges), opener.spend)
+    return Crew(open_benchmarks(plan), _targets(plan, opener), tuple(defences), tuple(judges), opener.spend, opener)
 
 
 def _targets(plan: Plan, opener: Opener) -> tuple[Target, ...]:
