@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from tests.conftest import Draw, WordScorer
 from vlmguard import ScriptedModel, chat
 from vlmguard.defences import prompted
-from vlmguard.defences.cost import Metered
+from vlmguard.defences.cost import Metered, Queued
 from vlmguard.defences.ecso import Ecso, Prompts
 from vlmguard.defences.eta import Eta, ModelRater
 from vlmguard.defences.guarded import Guarded
@@ -23,7 +25,7 @@ from vlmguard.policy import Policy
 from vlmguard.protocols import Model
 from vlmguard.rewriters.embedded import EmbeddedRewriter
 from vlmguard.rewriters.model import ModelRewriter
-from vlmguard.types import Chat, Completion, Outcome, Sampling, Usage
+from vlmguard.types import Chat, Completion, Outcome, Review, Sampling, Usage
 
 SAMPLING = Sampling(max_tokens=100)
 TRACE = (
@@ -114,6 +116,29 @@ async def test_the_rewriters_calls_are_on_the_bill(policy: Policy) -> None:
     assert (answer.calls, answer.usage, answer.outcome) == (2, Usage(20, 4), Outcome.REWRITE)
     assert answer.seconds == pytest.approx(10.0, abs=0.5)
     assert answer.overhead == pytest.approx(5.0, abs=0.5)
+
+
+async def test_a_chat_that_waits_for_its_turn_is_not_billed_for_it(policy: Policy) -> None:
+    """Four chats at once, judged one after the other: each bill holds its own quarter of the time, and not the whole."""
+
+    class Slow:
+        async def refine(self, asked: Chat, /) -> Review:
+            await asyncio.sleep(0.2)
+            return await EmbeddedRewriter(policy, scorer=WordScorer({}), threads=1).refine(asked)
+
+    defence = Guarded(Guard(Queued(Slow()), policy), "vlmguard", "slow")
+    started = time.perf_counter()
+    answers = await asyncio.gather(*(defence(chat(f"Question {n}?"), ScriptedModel(["a"]), SAMPLING) for n in range(4)))
+    whole = time.perf_counter() - started
+    assert sum(answer.overhead for answer in answers) <= whole
+    assert all(answer.overhead >= 0.2 for answer in answers)
+
+
+def test_tiers_do_not_stand_in_for_each_other_in_an_evaluation(policy: Policy) -> None:
+    defence = make_defence("vlmguard:tiered:endpoint:http://127.0.0.1:9/v1#judge", shop(policy))
+    assert defence.name == "vlmguard (tiered judge)"
+    assert defence.calls == (0, 3)
+    assert defence.fingerprint != make_defence("vlmguard:embedded", shop(policy)).fingerprint
 
 
 async def test_ecso_answers_without_the_picture_when_it_finds_harm(draw: Draw) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from vlmguard.protocols import Model
-from vlmguard.types import Answer, Chat, Completion, Outcome, Refinement, Sampling, Usage
+from vlmguard.protocols import Model, Rewriter
+from vlmguard.types import Answer, Chat, Completion, Outcome, Refinement, Review, Sampling, Usage
 
 
 class Tally:
@@ -35,7 +36,7 @@ class Bill:
         self.seconds = 0.0
         """Of the models, as each said of its own answer: time in our own queues is not theirs."""
         self.waited = 0.0
-        """Seconds by our own clock that ``Metered`` models took, queues among them."""
+        """Seconds by our own clock that were spent on ``Metered`` models and in our queues."""
         self._work = 0.0
 
     def of(self, model: Model) -> Tally:
@@ -103,6 +104,25 @@ class Metered:
             bill.add(completion)
             bill.waited += watch.seconds
         return completion
+
+
+class Queued:
+    """A rewriter that works in this process, one chat at a time: what a chat waits for its turn is not the defence's time."""
+
+    def __init__(self, rewriter: Rewriter) -> None:
+        self._rewriter = rewriter
+        self._turn = asyncio.Lock()
+
+    async def refine(self, chat: Chat, /) -> Review:
+        """The rewriter's review, when its turn has come."""
+        with Stopwatch() as queue:
+            await self._turn.acquire()
+        try:
+            if (bill := _PAYING.get()) is not None:
+                bill.waited += queue.seconds
+            return await self._rewriter.refine(chat)
+        finally:
+            self._turn.release()
 
 
 class Stopwatch:

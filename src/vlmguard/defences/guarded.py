@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from vlmguard.defences.cost import Bill, Stopwatch, paying
 from vlmguard.guard import Guard
 from vlmguard.protocols import Model
@@ -18,24 +16,20 @@ class Guarded:
         name: for reports: which rewriter.
         fingerprint: of the rewriter: its model or weights.
         rewriter_calls: at most, of the rewriter's model.
-        at_once: chats that are judged at a time. Judging in this process takes the cores that others wait for, and what a
-            chat waits for them is not the defence's own time.
     """
 
-    def __init__(self, guard: Guard, name: str, fingerprint: str, *, rewriter_calls: int = 0, at_once: int = 1) -> None:
+    def __init__(self, guard: Guard, name: str, fingerprint: str, *, rewriter_calls: int = 0) -> None:
         self.name = name
         self.fingerprint = f"vlmguard:{fingerprint}:{guard.policy.hash}"
         self.calls = (0, 1 + rewriter_calls)
         self._guard = guard
-        self._slots = asyncio.Semaphore(at_once)
 
     async def __call__(self, chat: Chat, model: Model, sampling: Sampling, /) -> Answer:
         """The answer to the refined chat, or the policy's notice where it is blocked. Raises ``GuardError``."""
         bill = Bill()
-        async with self._slots:
-            with paying(bill), Stopwatch() as watch:
-                guarded = await self._guard.refine(chat)
-        # A rewriter's model tells its own seconds, which may be those of a kept answer; the rest is work in this process.
+        with paying(bill), Stopwatch() as watch:
+            guarded = await self._guard.refine(chat)
+        # A rewriter's model tells its own seconds, which may be those of a kept answer; the rest, without queues, is work here.
         bill.work(max(0.0, watch.seconds - bill.waited))
         if guarded.chat is None:
             return bill.answer(guarded.notice or "", outcome=Outcome.BLOCK, refinement=guarded.refinement)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmguard import __version__
 from vlmguard.defences import prompted
-from vlmguard.defences.cost import Metered
+from vlmguard.defences.cost import Metered, Queued
 from vlmguard.defences.ecso import Ecso, Prompts
 from vlmguard.defences.eta import Eta, ModelRater
 from vlmguard.defences.guarded import Guarded
@@ -21,8 +22,11 @@ from vlmguard.errors import InputError
 from vlmguard.guard import Guard
 from vlmguard.models.spec import Named
 from vlmguard.policy import Policy
-from vlmguard.protocols import Defence, Model
+from vlmguard.protocols import Defence, Model, Rewriter
+from vlmguard.rewriters.embedded import EmbeddedRewriter
+from vlmguard.rewriters.quoting import PROMPTS
 from vlmguard.rewriters.select import make_rewriter
+from vlmguard.rewriters.tiered import OperatingPoints, TieredRewriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +54,35 @@ def _words(parts: Parts, name: str = "prompt") -> str | None:
         raise InputError(f"the prompt {parts[name]} cannot be read: {error}") from error
 
 
-def _vlmguard(shop: Workshop, rewriter: str, parts: Parts) -> Defence:
+def _vlmguard(shop: Workshop, rest: str, parts: Parts) -> Defence:
+    spec = rest or "embedded"
+    kind, _, model = spec.partition(":")
     identities: list[str] = []
 
     def opened(named: Named) -> Model:
         identities.append(named.identity)
         return Metered(shop.wrap(named))
 
-    spec = rewriter or "embedded"
-    made = make_rewriter(spec, shop.policy, opened=opened)
-    kind, _, rest = spec.partition(":")
-    # A rewriter in this process takes the cores; one behind an address mostly waits.
-    at_once = 64 if identities and kind != "tiered" else 2
-    shown = f"{kind}" if kind == "embedded" else f"{'tiered ' if kind == 'tiered' else ''}{_short(rest)}"
-    weights = getattr(made, "fingerprint", "")
+    rewriter: Rewriter
+    if kind in ("embedded", "tiered"):
+        embedded = EmbeddedRewriter(shop.policy)
+        identities.append(embedded.fingerprint)
+        rewriter = Queued(embedded)
+        if kind == "tiered":
+            rewriter = TieredRewriter(rewriter, make_rewriter(model, shop.policy, opened=opened), shop.policy, _TIERS)
+    else:
+        rewriter = make_rewriter(spec, shop.policy, opened=opened)
+    shown = {"embedded": "embedded", "tiered": f"tiered {_short(model)}"}.get(kind, _short(model))
     return Guarded(
-        Guard(made, shop.policy),
+        Guard(rewriter, shop.policy),
         f"vlmguard ({parts.get('name', shown)})",
-        f"{spec}:{identities}:{weights}",
-        rewriter_calls=2 * len(identities),
-        at_once=at_once,
+        f"{__version__}:{kind}:{identities}:{PROMPTS}",
+        rewriter_calls=0 if kind == "embedded" else 2,
     )
+
+
+_TIERS = OperatingPoints(deadline=86_400.0, fallback=False)
+"""The runner waits for a model that is away: an outage must be no measurement of the defence."""
 
 
 def _short(spec: str) -> str:
