@@ -131,6 +131,17 @@ def test_two_runs_stand_beside_each_other(tmp_path: Path) -> None:
     assert "vlmguard (embedded) · second" in text
 
 
+def test_a_target_that_never_answered_stands_in_the_tables(tmp_path: Path) -> None:
+    with fill(tmp_path / "run") as store:
+        cell = Cell("away", "mine", "away", "none", 0)
+        store.add_cell(cell, 9)
+        for number in range(30):
+            store.add_answer(cell, str(number), Stored(None, "the server is away"))
+    html, markdown, *_ = write_report([tmp_path / "run"], tmp_path / "out")
+    assert re.search(r"\| away \| none \| – .*\| 0 \| 0 \| 30 \|", markdown.read_text(encoding="utf-8"))
+    assert "the server is away" in html.read_text(encoding="utf-8")
+
+
 def test_there_is_no_report_of_nothing(tmp_path: Path) -> None:
     Store(tmp_path / "run").__exit__()
     with pytest.raises(InputError, match="no answer yet"):

@@ -44,11 +44,11 @@ def _markdown(tables: Tables) -> Iterator[str]:
     yield "# Evaluation"
     yield ""
     yield f"Main judge: `{_plain(tables.main_judge)}`. Brackets are 95 % intervals."
-    for defence, found in tables.headlines.items():
+    for defence, increase in tables.headlines.items():
         yield ""
         yield (
-            f"**{_plain(defence)}**: relative increase of the {tables.headline_measure} over {len(found.per_target)} target(s):"
-            f" ratio of means {words.per_cent(found.ratio_of_means)}, mean of ratios {words.per_cent(found.mean_of_ratios)}."
+            f"**{_plain(defence)}**: relative increase of the {tables.headline_measure} over {len(increase.per_target)} target(s):"
+            f" ratio of means {words.per_cent(increase.ratio_of_means)}, mean of ratios {words.per_cent(increase.mean_of_ratios)}."
         )
     for benchmark in ("", *tables.benchmarks):
         rows = [
@@ -63,24 +63,25 @@ def _markdown(tables: Tables) -> Iterator[str]:
         yield (
             "| target | defence | "
             + " | ".join(words.title(measure) for measure in measures)
-            + " | n | not judged | errors |"
+            + " | answers | not judged | errors |"
         )
         yield "|---|---|" + "---|" * (len(measures) + 3)
         for target in tables.targets:
             for defence in tables.defences:
-                found_row = {f.measure: f for f in rows if f.target == target and f.defence == defence}
-                if not found_row:
+                there = tables.standings.get((benchmark, target, defence))
+                if there is None:
                     continue
+                found = {f.measure: f for f in rows if f.target == target and f.defence == defence}
                 cells = [
                     f"{words.value(f.interval.value, m.unit)} {words.span(f.interval, m.unit)}"
-                    if (f := found_row.get(m))
+                    if (f := found.get(m))
                     else "–"
                     for m in measures
                 ]
-                n = max(f.interval.n for f in found_row.values())
-                unjudged = max(f.unjudged for f in found_row.values())
-                errors = max(f.errors for f in found_row.values())
-                yield f"| {_plain(target)} | {_plain(defence)} | {' | '.join(cells)} | {n} | {unjudged} | {errors} |"
+                yield (
+                    f"| {_plain(target)} | {_plain(defence)} | {' | '.join(cells)} | {there.answers} | {there.unjudged} |"
+                    f" {there.errors} |"
+                )
     if tables.tests:
         yield ""
         yield "## Beside no defence, on the same samples"

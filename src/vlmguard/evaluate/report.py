@@ -122,6 +122,7 @@ class Line:
     defence: str
     cells: tuple[Cell | None, ...]
     n: int
+    """Answers; the figure's own n stands in its hint."""
     unjudged: int
     errors: int
 
@@ -165,16 +166,12 @@ def _grid(tables: Tables, benchmark: str) -> Grid:
     for target in tables.targets:
         for place, defence in enumerate(tables.defences):
             figures = [found.get((target, defence, m.name, m.side, judge)) for _, m, judge in columns]
-            present = [figure for figure in figures if figure is not None]
-            if present:
+            there = tables.standings.get((benchmark, target, defence))
+            if there is not None:
                 cells = tuple(
                     None if figure is None else _cell(tables, figure, charts.colour(place)) for figure in figures
                 )
-                by_main = [figure for figure in present if figure.judge == tables.main_judge] or present
-                sides = {figure.measure.side: figure for figure in by_main}
-                n = sum(max(f.interval.n for f in by_main if f.measure.side == side) for side in sides)
-                unjudged, errors = sum(f.unjudged for f in sides.values()), sum(f.errors for f in sides.values())
-                lines.append(Line(target, defence, cells, n, unjudged, errors))
+                lines.append(Line(target, defence, cells, there.answers, there.unjudged, there.errors))
     return Grid(tuple(name for name, _, _ in columns), tuple(lines))
 
 

@@ -166,6 +166,16 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What there is of a target behind a defence: also where every answer failed, so that no failure goes unseen."""
+
+    answers: int
+    errors: int
+    unjudged: int
+    """Answers that the main judge was asked about and could not judge."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tables:
     """Everything that a report shows, in numbers."""
 
@@ -175,6 +185,8 @@ class Tables:
     judges: list[str]
     main_judge: str
     figures: list[Figure]
+    standings: dict[tuple[str, str, str], Standing]
+    """(benchmark, target, defence) → what there is; "" for all benchmarks together."""
     tests: list[Test]
     costs: list[Cost]
     agreements: list[Agreement]
@@ -216,7 +228,7 @@ def make_tables(stores: Sequence[Store]) -> Tables:
     headlines, measure = _headlines(given, targets, defences, main)
     bars, bar_measure = _bars(given, targets, defences, main)
     return Tables(
-        benchmarks, targets, defences, judges, main, figures, _tests(given, judges), list(_costs(given)),
+        benchmarks, targets, defences, judges, main, figures, _standings(given, main), _tests(given, judges), list(_costs(given)),
         list(_agreements(given, judges)), headlines, measure, bars, bar_measure, given, broken,
         [json.loads(store.meta("plan") or "{}") for store in stores],
     )  # fmt: skip
@@ -339,6 +351,17 @@ def _figures(given: Sequence[Given], judges: Sequence[str]) -> Iterator[Figure]:
                     if measure.side == side and (values := _values(sided, judge, measure)):
                         interval = _interval(values, measure)
                         yield Figure(benchmark, target, defence, judge, measure, interval, unjudged, errors)
+
+
+def _standings(given: Sequence[Given], judge: str) -> dict[tuple[str, str, str], Standing]:
+    counts: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for row in given:
+        for benchmark in (row.item.benchmark, ""):
+            found = counts[benchmark, row.target, row.defence]
+            found[0] += not row.error
+            found[1] += bool(row.error)
+            found[2] += not row.error and _is_unjudged(row.verdicts.get(judge))
+    return {place: Standing(*found) for place, found in counts.items()}
 
 
 _SAID = ("safe", "helpful", "refused", "safety", "helpfulness", "correct")
