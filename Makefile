@@ -61,7 +61,7 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(STAMP): $(VENV)/.core pyproject.toml constraints/ci.txt
-	$(BIN)/pip install -q -c constraints/ci.txt -e '.[gateway,postgres,otel,parquet,local,serving,synth,ray,train]' --group test --group check --group bench
+	$(BIN)/pip install -q -c constraints/ci.txt -e '.[gateway,postgres,otel,parquet,local,serving,synth,ray,train,eval]' --group test --group check --group bench
 	touch $@
 
 build/litellm/.installed: constraints/litellm.txt  ## LiteLLM's proxy wants versions of its own, so it has an environment of its own

@@ -109,8 +109,8 @@ def worst(scorer: EmbeddedScorer, text: str, views: bool) -> float:
 
 
 def told(count: int, n: int) -> str:
-    low, high = wilson(count, n)
-    return f"{count}/{n} = {100 * count / max(1, n):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    interval = wilson(count, n)
+    return f"{count}/{n} = {100 * count / max(1, n):.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def disguises(scorer: EmbeddedScorer, rows: Sequence[Row]) -> dict[str, dict[str, str]]:

@@ -5,10 +5,10 @@ Implementations need not inherit from these: having the methods is enough.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from vlmguard.types import Answer, Chat, Completion, Review, Sample, Sampling, Verdict
+from vlmguard.types import Answer, Broken, Chat, Completion, Review, Sample, Sampling, Verdict
 
 
 @runtime_checkable
@@ -80,4 +80,66 @@ class Judge(Protocol):
 
     async def __call__(self, sample: Sample, answer: Answer, /) -> Verdict:
         """A verdict; what could not be judged is ``None`` in it. Raises ``ModelError`` when the judge cannot be asked."""
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A judge that has nothing to say of some samples: no row is written for these, so they are not "not judged"."""
+
+    def applies(self, sample: Sample, /) -> bool:
+        """Whether it can judge answers to this sample."""
+        ...
+
+
+class Defence(Protocol):
+    """Stands between a chat and a target. What else it needs (a detector, a scorer) its constructor is given."""
+
+    @property
+    def name(self) -> str:
+        """For reports. Carries a mark where a part is not the paper's own."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that its answers depend on beside chat, target and sampling: prompts, parts, weights."""
+        ...
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        """Fewest and most model calls that one answer takes, for estimates. More where a chat has many pictures or turns."""
+        ...
+
+    async def __call__(self, chat: Chat, model: Model, sampling: Sampling, /) -> Answer:
+        """The answer behind the defence, with what it cost. Raises any ``VlmguardError``."""
+        ...
+
+
+class Benchmark(Protocol):
+    """Samples from files that the user downloaded."""
+
+    @property
+    def name(self) -> str:
+        """Set and part: ``siuo-gen``, ``mm-safetybench/typo``."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the files that say what is asked (pictures have their own)."""
+        ...
+
+    def check(self) -> list[str]:
+        """All that is missing, each with how to get it; empty when every sample can be read."""
+        ...
+
+    def ids(self) -> list[str]:
+        """Every sample, without opening a picture. Raises ``InputError``."""
+        ...
+
+    def read(self, id: str, /) -> Sample | Broken:
+        """One sample, its pictures read and checked."""
+        ...
+
+    def __iter__(self) -> Iterator[Sample | Broken]:
+        """All of them, in the same order at every reading, one at a time in memory."""
         ...

@@ -473,8 +473,19 @@ class Sample:
     reference: str = ""
     """A good answer, where there is one."""
     choices: tuple[str, ...] = ()
+    """Letters of a multiple-choice question; ``reference`` is the right one."""
     group: str = ""
     """Samples of a group are not independent: the same picture, twins. "" stands for the id."""
+    hazard: str = ""
+    """Why a literal answer would do harm, in the set's words. Judges are told it, models never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A row of a benchmark that could not be read: counted and told, never the end of a run."""
+
+    id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,6 +500,11 @@ class Answer:
     """Model calls that it took, the defence's own included."""
     usage: Usage = Usage()
     seconds: float = 0.0
+    """All of it, without waiting in our own queues."""
+    overhead: float = 0.0
+    """Seconds of these that were the defence's own: everything but the call that gave ``text``."""
+    prompt: str | None = None
+    """What the target was asked in the end, where a defence changed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,3 +518,13 @@ class Verdict:
     safety: float | None = None
     """0 (harmful) to 10 (safe), where the judge gives a score."""
     rationale: str = ""
+    helpfulness: float | None = None
+    """Per cent, where the judge gives a score."""
+    correct: float | None = None
+    """How right the answer is beside the sample's reference, 0 to 1."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether the judge said anything at all."""
+        fields = (self.safe, self.helpful, self.refused, self.safety, self.helpfulness, self.correct)
+        return any(value is not None for value in fields)

@@ -185,7 +185,7 @@ class Maker:
     def __init__(self) -> None:
         self.made: list[Scripted] = []
 
-    def __call__(self, spec: str, policy: Policy, *, threads: int = 2) -> Rewriter:
+    def __call__(self, spec: str, policy: Policy, *, threads: int = 2, key: bytes = b"") -> Rewriter:
         self.made.append(Scripted(policy))
         return self.made[-1]
 

@@ -19,8 +19,8 @@ def share(hits: int, n: int) -> str:
     """A share as a table shows it."""
     if not n:
         return "–"
-    low, high = wilson(hits, n)
-    return f"{hits}/{n} = {100 * hits / n:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    interval = wilson(hits, n)
+    return f"{hits}/{n} = {100 * hits / n:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def auroc(harmful: np.ndarray, harmless: np.ndarray) -> float:

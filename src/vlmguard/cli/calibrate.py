@@ -206,7 +206,7 @@ def _at(scores: Sequence[float], harmful: Sequence[bool], threshold: float) -> P
 
 def _warnings(medium: Point, most: float) -> list[str]:
     found = []
-    _, worst = wilson(medium.benign_flagged, medium.benign)
+    worst = wilson(medium.benign_flagged, medium.benign).high
     if worst > 2 * most:
         needed = math.ceil(4 / most)
         found.append(
@@ -262,8 +262,8 @@ def as_json(proposal: Proposal) -> dict[str, Any]:
 
 
 def _figure(count: int, n: int) -> dict[str, float | None]:
-    low, high = wilson(count, n)
-    return {"count": count, "n": n, "share": count / n if n else None, "low": low, "high": high}
+    interval = wilson(count, n)
+    return {"count": count, "n": n, "share": count / n if n else None, "low": interval.low, "high": interval.high}
 
 
 def table(proposal: Proposal) -> str:
@@ -281,8 +281,8 @@ def table(proposal: Proposal) -> str:
 def _told(count: int, n: int) -> str:
     if not n:
         return "none given"
-    low, high = wilson(count, n)
-    return f"{count}/{n} = {count / n:.2%} [{low:.2%}, {high:.2%}]"
+    interval = wilson(count, n)
+    return f"{count}/{n} = {count / n:.2%} [{interval.low:.2%}, {interval.high:.2%}]"
 
 
 def draw(proposal: Proposal, file: Path) -> None:

@@ -126,6 +126,11 @@ class EmbeddedRewriter:
         self._scorer = _Remembering(scorer or EmbeddedScorer())
         self._eyes = eyes or Eyes(threads=threads)
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the scorer's weights."""
+        return self._scorer.fingerprint
+
     async def refine(self, chat: Chat, /) -> Review:
         """Judges the last turn of ``chat`` in the light of the whole."""
         return await asyncio.to_thread(self.review, chat)

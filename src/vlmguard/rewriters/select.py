@@ -7,10 +7,12 @@ tiered:SPEC                 embedded first, the model behind it
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vlmguard.errors import InputError
-from vlmguard.models.spec import KINDS, ModelSettings, make_model, wrap
+from vlmguard.models.spec import KINDS, ModelSettings, Named, make_model, wrap
 from vlmguard.policy import Policy
-from vlmguard.protocols import Rewriter
+from vlmguard.protocols import Model, Rewriter
 from vlmguard.rewriters.quoting import DEFAULT_BUDGET, Budget
 from vlmguard.rewriters.tiered import OperatingPoints, TieredRewriter
 
@@ -27,6 +29,7 @@ def make_rewriter(
     points: OperatingPoints = DEFAULT_POINTS,
     key: bytes = b"",
     budget: Budget = DEFAULT_BUDGET,
+    opened: Callable[[Named], Model] | None = None,
 ) -> Rewriter:
     """The rewriter that ``spec`` names.
 
@@ -38,6 +41,7 @@ def make_rewriter(
         points: where the first tier's word is final.
         key: makes the marks around quoted data unguessable.
         budget: how much of a conversation a model is shown.
+        opened: wraps the model in another way than a server does: with a bill and a cache of one's own.
 
     Raises:
         InputError: the spec names no rewriter.
@@ -50,20 +54,27 @@ def make_rewriter(
 
         return EmbeddedRewriter(policy, threads=threads)
     if kind == "tiered" and rest.partition(":")[0] in KINDS:
-        model = _model_rewriter(rest, policy, settings, key, budget)
+        model = _model_rewriter(rest, policy, settings, key, budget, opened)
         return TieredRewriter(make_rewriter("embedded", policy, threads=threads), model, policy, points)
     if kind in KINDS:
-        return _model_rewriter(spec, policy, settings, key, budget)
+        return _model_rewriter(spec, policy, settings, key, budget, opened)
     raise InputError(
         f"{spec!r} names no rewriter: write embedded, endpoint:http://HOST:PORT/v1#MODEL, local:FOLDER, scripted:FILE, or"
         " tiered: and one of the last three"
     )
 
 
-def _model_rewriter(spec: str, policy: Policy, settings: ModelSettings, key: bytes, budget: Budget) -> Rewriter:
+def _model_rewriter(
+    spec: str,
+    policy: Policy,
+    settings: ModelSettings,
+    key: bytes,
+    budget: Budget,
+    opened: Callable[[Named], Model] | None,
+) -> Rewriter:
     from vlmguard.rewriters.model import ModelRewriter
     from vlmguard.trace import TraceReader
 
     named = make_model(spec, settings)
-    model = wrap(named, settings, TraceReader)
+    model = opened(named) if opened else wrap(named, settings, TraceReader)
     return ModelRewriter(model, policy, name=named.name, weights=named.weights, key=key, budget=budget)

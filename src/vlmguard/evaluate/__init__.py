@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks × targets × defences × judges, with honest statistics (``vlmguard eval``, ``vlmguard report``)."""

@@ -1,0 +1,241 @@
+"""Tables and the report: the right numbers in every form, and a page that Chromium shows as it is meant."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Draw
+from vlmguard import chat
+from vlmguard.cli.main import main
+from vlmguard.errors import InputError
+from vlmguard.evaluate.charts import Point, front
+from vlmguard.evaluate.exports import tex
+from vlmguard.evaluate.report import write_report
+from vlmguard.evaluate.store import Cell, Store, Stored
+from vlmguard.evaluate.tables import make_tables
+from vlmguard.statistics import Interval
+from vlmguard.types import (
+    Answer,
+    Evidence,
+    Finding,
+    Level,
+    Modality,
+    Outcome,
+    Refinement,
+    RiskReport,
+    Sample,
+    Usage,
+    Verdict,
+)
+
+EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+
+
+def fill(folder: Path, *, picture: bytes | None = None, target: str = "tiny") -> Store:
+    """20 risky and 10 harmless samples; without a defence 5 of 20 safe, behind one 15, and one verdict that was none."""
+    store = Store(folder)
+    store.add_benchmark("mine", "f" * 64, "safety,over-refusal", "Rows of my own")
+    for number in range(30):
+        harmful = number < 20
+        images = [picture] if picture is not None and number == 7 else []
+        asked = chat(f"{EVIL if number == 7 else ''}Question {number}?", images)
+        store.add_sample("mine", Sample(str(number), asked, harmful, f"kind {number % 4}"))
+    refinement = Refinement(
+        "The user asks a thing.",
+        RiskReport(text=Finding(Level.HIGH, "hate", "It says so.")),
+        (Evidence(Modality.TEXT, "text", "a word"),),
+        "It hurts.",
+        "A better prompt.",
+    )
+    for place, (defence, safe) in enumerate((("none", 5), ("vlmguard (embedded)", 15))):
+        cell = Cell(f"{target}{place}", "mine", target, defence, 0)
+        store.add_cell(cell, place)
+        for number in range(30):
+            changed = bool(place) and number < 20
+            answer = Answer(
+                f"{EVIL if number == 7 else ''}Answer {number}.", Outcome.REWRITE if changed else None, refinement if changed else None,
+                1, Usage(10, 5), 1.0 + place / 10, place / 10, "A better prompt." if changed else None,
+            )  # fmt: skip
+            store.add_answer(cell, str(number), Stored(answer))
+            if number == 19:
+                verdict = Verdict("judge", rationale="the judge gave no verdict")
+            elif number < 20:
+                verdict = Verdict(
+                    "judge", number < safe, number < safe, number >= safe, 9.0 if number < safe else 1.0, EVIL
+                )
+            else:
+                verdict = Verdict("judge", True, number != 29, number == 29, 10.0)
+            store.add_verdict(cell, str(number), verdict)
+            store.add_verdict(cell, str(number), Verdict("refusal-strings#1", refused=number % 2 == 0))
+    store.commit()
+    return store
+
+
+def test_numbers_are_the_ones_that_can_be_counted(tmp_path: Path) -> None:
+    with fill(tmp_path / "run") as store:
+        tables = make_tables([store])
+    assert tables.main_judge == "judge"
+    before, after = (tables.figure("mine", "tiny", name, "safe") for name in ("none", "vlmguard (embedded)"))
+    assert before is not None
+    assert after is not None
+    assert before.interval.value == pytest.approx(5 / 19)
+    assert (before.interval.n, before.unjudged) == (19, 1)
+    assert after.interval.value == pytest.approx(15 / 19)
+    refusals = tables.figure("mine", "tiny", "none", "over-refusal")
+    assert refusals is not None
+    assert (refusals.interval.value, refusals.interval.n) == (0.1, 10)
+    safety = tables.figure("mine", "tiny", "none", "safety")
+    assert safety is not None
+    assert safety.interval.value == pytest.approx((5 * 9 + 14 * 1) / 19)
+    test = next(test for test in tables.tests if test.measure.name == "safe")
+    assert test.difference.value == pytest.approx(10 / 19)
+    assert test.difference.test == "McNemar, exact"
+    assert test.difference.p == pytest.approx(2 / 2**10)
+    assert test.corrected >= test.difference.p
+    headline = tables.headlines["vlmguard (embedded)"]
+    assert headline.ratio_of_means.value == pytest.approx((15 * 9 + 4) / (5 * 9 + 14) - 1)
+    cost = next(cost for cost in tables.costs if cost.defence != "none")
+    assert (cost.calls, cost.tokens) == (1, 15)
+    assert cost.overhead_median == pytest.approx(0.1)
+    assert {row.field: row.n for row in tables.agreements} == {"refused": 58}
+
+
+def test_every_form_has_the_same_figures(tmp_path: Path) -> None:
+    fill(tmp_path / "run").__exit__()
+    html, markdown, table, latex = write_report([tmp_path / "run"], tmp_path / "out")
+    rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
+    (safe,) = [row for row in rows if row["measure"] == "safe" and row["defence"] == "none" and row["judge"] == "judge"]
+    assert (safe["value"], safe["n"], safe["not judged"], safe["source"]) == ("0.263158", "19", "1", "measured")
+    assert any(row["source"] == "published, not measured" for row in rows)
+    for file in (html, markdown):
+        assert "26.3 %" in file.read_text(encoding="utf-8")
+        assert "published" in file.read_text(encoding="utf-8").lower()
+    assert "26.3 \\%" in latex.read_text(encoding="utf-8")
+    assert tex("a_b & 50 % \\x {y}") == r"a\_b \& 50 \% \textbackslash{}x \{y\}"
+
+
+def test_two_runs_stand_beside_each_other(tmp_path: Path) -> None:
+    fill(tmp_path / "first").__exit__()
+    fill(tmp_path / "second").__exit__()
+    write_report([tmp_path / "first", tmp_path / "second"], tmp_path / "out")
+    text = (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    assert "vlmguard (embedded) · second" in text
+
+
+def test_a_target_that_never_answered_stands_in_the_tables(tmp_path: Path) -> None:
+    with fill(tmp_path / "run") as store:
+        cell = Cell("away", "mine", "away", "none", 0)
+        store.add_cell(cell, 9)
+        for number in range(30):
+            store.add_answer(cell, str(number), Stored(None, "the server is away"))
+    html, markdown, *_ = write_report([tmp_path / "run"], tmp_path / "out")
+    assert re.search(r"\| away \| none \| – .*\| 0 \| 0 \| 30 \|", markdown.read_text(encoding="utf-8"))
+    assert "the server is away" in html.read_text(encoding="utf-8")
+
+
+def test_there_is_no_report_of_nothing(tmp_path: Path) -> None:
+    Store(tmp_path / "run").__exit__()
+    with pytest.raises(InputError, match="no answer yet"):
+        write_report([tmp_path / "run"], tmp_path / "out")
+
+
+class Links(HTMLParser):
+    """All that a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
+        assert tag not in ("script", "link", "iframe")
+
+
+def test_the_page_fetches_nothing_and_runs_nothing_of_others(tmp_path: Path, draw: Draw) -> None:
+    fill(tmp_path / "run", picture=draw("a list")).__exit__()
+    page = write_report([tmp_path / "run"], tmp_path / "out")[0].read_text(encoding="utf-8")
+    links = Links()
+    links.feed(page)
+    assert links.found
+    assert all(link.startswith("data:image/jpeg;base64,") for link in links.found)
+    assert "&lt;script&gt;" in page
+
+
+def test_chromium_shows_the_page(tmp_path: Path, draw: Draw) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        assert not os.environ.get("CI"), "apt-get install chromium"
+        pytest.skip("needs a browser: apt-get install chromium")
+    fill(tmp_path / "run", picture=draw("a list")).__exit__()
+    page = write_report([tmp_path / "run"], tmp_path / "out")[0]
+    command = [
+        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert re.search(r"<title>vlmguard evaluation · run</title>", shown)  # nobody's script has changed it
+    assert shown.count('<svg class="interval"') >= 12
+    assert shown.count('<svg class="chart') == 2  # scatter and bars
+    assert '<details class="example"><summary>' in shown  # harmful text is folded
+    assert '<details class="example" open' not in shown
+
+
+def test_the_front_holds_whom_nobody_beats() -> None:
+    def point(label: str, x: float, y: float) -> Point:
+        return Point(label, Interval(x, x, x, 1, 1, ""), Interval(y, y, y, 1, 1, ""), "#000")
+
+    points = [point("a", 0.9, 0.2), point("b", 0.5, 0.8), point("c", 0.4, 0.7), point("d", 0.9, 0.1)]
+    assert [each.label for each in front(points)] == ["b", "a"]
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "list"]) == 0
+    listed = capsys.readouterr().out
+    for word in ("siuo-gen", "167", "mllm-protector", "three-way", "LLaVA-1.5-7B", "not known"):
+        assert word in listed
+    questions = tmp_path / "q.jsonl"
+    questions.write_text(
+        '{"id": "1", "prompt": "Hi", "harmful": false}\n{"id": "2", "prompt": "Ho", "harmful": true}\n',
+        encoding="utf-8",
+    )
+    script = tmp_path / "script.jsonl"
+    script.write_text('{"answer": "I am sorry."}\n', encoding="utf-8")
+    ask = [
+        "eval",
+        "run",
+        "--benchmark",
+        f"jsonl:{questions}",
+        "--target",
+        f"scripted:{script}",
+        "--judge",
+        "refusal",
+        "--defence",
+        "none",
+    ]
+    assert main([*ask, "--out", str(tmp_path / "a"), "--estimate"]) == 0
+    assert "2 answers" in capsys.readouterr().err
+    assert main([*ask, "--out", str(tmp_path / "a"), "--shard", "1/2"]) == 0
+    assert main([*ask, "--out", str(tmp_path / "b"), "--shard", "2/2"]) == 0
+    assert main(["eval", "merge", str(tmp_path / "all"), str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    rules = tmp_path / "rules.jsonl"
+    rules.write_text('{"safe": true, "helpful": false}\n', encoding="utf-8")
+    assert main(["eval", "rescore", str(tmp_path / "all"), "--judge", f"rules:{rules}"]) == 0
+    assert main(["report", str(tmp_path / "all"), "--out", str(tmp_path / "out")]) == 0
+    assert "100.0 %" in (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert (
+        main(
+            ["eval", "run", "--out", str(tmp_path / "c"), "--benchmark", "siuo-gen:/nowhere", "--target", "scripted:x"]
+        )
+        == 2
+    )
+    assert "siuo_gen.json is missing" in capsys.readouterr().err
