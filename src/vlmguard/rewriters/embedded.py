@@ -116,6 +116,11 @@ class EmbeddedRewriter:
         self._scorer = _Remembering(scorer or EmbeddedScorer())
         self._eyes = eyes or Eyes(threads=threads)
 
+    @property
+    def eyes(self) -> Eyes:
+        """What reads its pictures, and remembers them."""
+        return self._eyes
+
     async def refine(self, chat: Chat, /) -> Review:
         """Judges the last turn of ``chat`` in the light of the whole."""
         return await asyncio.to_thread(self.review, chat)

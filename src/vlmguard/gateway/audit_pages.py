@@ -1,0 +1,172 @@
+"""What the console asks of the audit database: pages of decisions by keyset, and what is newer, marked or neighbouring.
+
+No question reads the whole table. What no index answers (a word in a request, say) is looked for among the newest
+``Wanted.budget`` decisions that an index gives, and the page then says how far back that reached.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from vlmguard.gateway.audit_store import DECISIONS, MARKS, Filter, Row, Store
+
+PAGE = 50
+"""Decisions on a page."""
+_SCANNED = 20_000
+"""Decisions that one question may look through for what no index answers."""
+_SCANNED_WORDS = 1_000
+"""The same, where their words are to be read: a request may hold pictures."""
+_MOST_NEWER = 100
+_SHORT = 65_536
+"""Characters up to which a request is fetched to show its beginning in a list."""
+
+_columns = DECISIONS.c
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place between two decisions, in the order of time."""
+
+    time: str
+    id: str
+
+    @classmethod
+    def of(cls, row: Row) -> Cursor:
+        return cls(row["time"], row["id"])
+
+    @classmethod
+    def read(cls, text: str) -> Cursor | None:
+        """What ``str`` wrote; ``None`` for anything else."""
+        time, mark, id = text.partition("~")
+        return cls(time, id) if mark and time and id else None
+
+    def __str__(self) -> str:
+        return f"{self.time}~{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted(Filter):
+    """Which decisions a page shows: all conditions hold."""
+
+    level: str | None = None
+    category: str | None = None
+    route: str | None = None
+    text: str | None = None
+    """A word of the request, where its words were kept; upper and lower case are the same for ASCII letters."""
+    marked: bool = False
+
+    def _indexed(self) -> list[sa.ColumnElement[bool]]:
+        """What an index answers. The terms of the partial indexes stand here as the indexes have them."""
+        conditions = Filter(self.since, self.until, self.outcome, self.owner).conditions()
+        if self.outcome not in (None, "forward"):
+            conditions.append(sa.text("outcome <> 'forward'"))  # type: ignore[arg-type]
+        if self.level is not None:
+            conditions.append(_columns.level == self.level)
+        if self.level not in (None, "none") or self.category is not None:
+            conditions.append(sa.text("level <> 'none'"))  # type: ignore[arg-type]
+        if self.marked:
+            conditions.append(_columns.id.in_(sa.select(MARKS.c.id)))
+        return conditions
+
+    def _scanned(self, table: Any) -> list[sa.ColumnElement[bool]]:
+        """What is looked for among decisions that an index gave."""
+        conditions: list[sa.ColumnElement[bool]] = []
+        if self.category is not None:
+            conditions.append(table.categories.contains(json.dumps(self.category), autoescape=True))
+        if self.route is not None:
+            conditions.append(table.route == self.route)
+        if self.text is not None:
+            spelled = {self.text, json.dumps(self.text)[1:-1], json.dumps(self.text, ensure_ascii=False)[1:-1]}
+            conditions.append(sa.or_(*(table.raw.icontains(word, autoescape=True) for word in sorted(spelled))))
+        return conditions
+
+    @property
+    def budget(self) -> int:
+        return _SCANNED if self.text is None else _SCANNED_WORDS
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some decisions, newest first, and where the next ones begin."""
+
+    rows: list[Row]
+    older: Cursor | None
+    """After it come the next ones; ``None``: there are none."""
+    searched_to: str | None = None
+    """Where the search stopped for now, which may have left a page with few rows or none."""
+
+
+async def page(store: Store, wanted: Wanted, before: Cursor | None = None, *, size: int = PAGE) -> Page:
+    """The newest decisions before a place. Raises ``AuditError``."""
+    short = sa.case((sa.func.length(_columns.raw) <= _SHORT, _columns.raw)) if wanted.text is None else _columns.raw
+    shown = [column for column in _columns if column.name not in ("receipt", "raw")]
+    inner = sa.select(*shown, short.label("raw"), _columns.raw.is_not(None).label("kept"))
+    inner = inner.where(*_within(wanted, before)).order_by(_columns.time.desc(), _columns.id.desc())
+    scanned = wanted._scanned(_columns)
+    if not scanned:
+        rows = await store.fetch(_with_marks(inner.limit(size + 1)))
+        return Page(rows[:size], Cursor.of(rows[size - 1]) if len(rows) > size else None)
+    found = inner.limit(wanted.budget).subquery()
+    query = sa.select(found).where(*wanted._scanned(found.c)).limit(size + 1)
+    rows = await store.fetch(_with_marks(query.order_by(found.c.time.desc(), found.c.id.desc())))
+    if len(rows) > size:
+        return Page(rows[:size], Cursor.of(rows[size - 1]))
+    last = await _last_scanned(store, wanted, before)
+    return Page(rows, last, None if last is None else last.time)
+
+
+async def _last_scanned(store: Store, wanted: Wanted, before: Cursor | None) -> Cursor | None:
+    """The decision at which a search stopped; ``None`` when it saw all."""
+    query = sa.select(_columns.time, _columns.id).where(*_within(wanted, before))
+    query = query.order_by(_columns.time.desc(), _columns.id.desc()).limit(1).offset(wanted.budget - 1)
+    rows = await store.fetch(query)
+    return Cursor.of(rows[0]) if rows else None
+
+
+def _within(wanted: Wanted, before: Cursor | None) -> list[sa.ColumnElement[bool]]:
+    conditions = wanted._indexed()
+    if before is not None:
+        conditions.append(
+            sa.tuple_(_columns.time, _columns.id) < sa.tuple_(sa.literal(before.time), sa.literal(before.id))
+        )
+    return conditions
+
+
+def _with_marks(query: sa.Select[Any]) -> sa.Select[Any]:
+    found = query.subquery()
+    joined = sa.select(found, MARKS.c.mark).outerjoin(MARKS, MARKS.c.id == found.c.id)
+    return joined.order_by(found.c.time.desc(), found.c.id.desc())
+
+
+async def count_newer(store: Store, wanted: Wanted, than: Cursor) -> int:
+    """How many decisions came after a place, up to 100."""
+    newer = sa.tuple_(_columns.time, _columns.id) > sa.tuple_(sa.literal(than.time), sa.literal(than.id))
+    query = sa.select(_columns.categories, _columns.route, _columns.raw).where(*wanted._indexed(), newer)
+    latest = query.order_by(_columns.time.desc(), _columns.id.desc()).limit(wanted.budget).subquery()
+    inner = sa.select(latest.c.route).where(*wanted._scanned(latest.c)).limit(_MOST_NEWER)
+    rows = await store.fetch(sa.select(sa.func.count().label("count")).select_from(inner.subquery()))
+    return int(rows[0]["count"])
+
+
+async def mark_of(store: Store, id: str) -> Row | None:
+    """The mark of a decision."""
+    rows = await store.fetch(sa.select(MARKS).where(MARKS.c.id == id))
+    return rows[0] if rows else None
+
+
+def newest(store: Store, wanted: Wanted, most: int, *, raw: bool = False) -> AsyncGenerator[Row, None]:
+    """The newest decisions whole, for counting and judging again."""
+    columns = [column for column in _columns if raw or column.name != "raw"]
+    query = sa.select(*columns).where(*wanted._indexed()).order_by(_columns.time.desc(), _columns.id.desc())
+    return store.stream(query.limit(most))
+
+
+def marked(store: Store, wanted: Filter) -> AsyncGenerator[Row, None]:
+    """The marked decisions with their words, where these were kept, oldest first."""
+    query = sa.select(DECISIONS, MARKS.c.mark, MARKS.c.note).join(MARKS, MARKS.c.id == _columns.id)
+    return store.stream(query.where(*wanted.conditions()).order_by(_columns.time, _columns.id))
