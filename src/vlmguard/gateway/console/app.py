@@ -25,6 +25,7 @@ import jinja2
 from vlmguard.errors import AuditError, ImageError, PolicyError, SignatureError, VlmguardError
 from vlmguard.gateway.app import Gateway
 from vlmguard.gateway.asgi import ClientGone, Headers, Message, Receive, Refused, Scope, Send, header, read_body
+from vlmguard.gateway.audit_marks import read_kept
 from vlmguard.gateway.audit_pages import Cursor, Wanted, count_newer, mark_of, newest, page
 from vlmguard.gateway.audit_store import Row, Store, stamp
 from vlmguard.gateway.call import Connected
@@ -45,7 +46,7 @@ _POLICY = (
 _SECURITY = [
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),  # with "no-referrer" our own forms would come from the origin "null"
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
@@ -373,7 +374,7 @@ class Console:
 
     async def _again(self, visit: Visit, id: str) -> Answer:
         row = await self._row(visit, id)
-        request = look.read(row)
+        request = read_kept(row)
         if request is None:
             return self._render(visit, "_unreadable.html", kept=row["raw"] is not None)
         try:
@@ -393,7 +394,7 @@ class Console:
         return Answer(body, type="text/plain; charset=utf-8", headers=((b"content-disposition", name),))
 
     async def _picture(self, visit: Visit, id: str, number: str) -> Answer:
-        request = look.read(await self._row(visit, id))
+        request = read_kept(await self._row(visit, id))
         images = () if request is None else request.chat.images
         if int(number) >= len(images):
             raise Refused(404, "There is no such picture.", "no_picture")
@@ -448,7 +449,10 @@ class Console:
                 "Share not judged, over time",
                 "%",
             ),
-            category_chart=charts.bars(found.categories.most_common(12), "Decisions in which each category was found"),
+            category_chart=charts.bars(
+                [(name.replace("_", " "), number) for name, number in found.categories.most_common(12)],
+                "Decisions in which each category was found",
+            ),
         )
 
     async def _try(self, visit: Visit) -> Answer:

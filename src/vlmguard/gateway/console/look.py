@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 import PIL.Image
 
-from vlmguard.errors import ImageError, WireError
-from vlmguard.gateway import litellm
+from vlmguard.errors import ImageError
 from vlmguard.gateway.app import Gateway
 from vlmguard.gateway.audit_store import Row
 from vlmguard.gateway.console import diff
@@ -24,7 +23,7 @@ from vlmguard.perception.sight import Eyes, Sight
 from vlmguard.policy import Policy
 from vlmguard.protocols import Rewriter
 from vlmguard.types import Chat, Guarded, Image, Message, Text
-from vlmguard.wire import DIALECTS, Request
+from vlmguard.wire import Request
 
 _SIDE = 720
 """Pixels of a thumbnail's longer side."""
@@ -79,21 +78,6 @@ class Again:
     """Whether policy and weights are those of the receipt."""
     remote: int
     """Pictures that only their address was kept of."""
-
-
-def read(row: Row) -> Request | None:
-    """The request that a row kept; ``None`` when none was, or when it cannot be read."""
-    if row.get("raw") is None:
-        return None
-    body = row["raw"].encode()
-    try:
-        if row["dialect"] == "litellm":
-            question = litellm.read(body)
-            return None if question is None else question.read(body)
-        dialect = DIALECTS.get(row["dialect"])
-        return None if dialect is None else dialect.read(body)
-    except WireError:
-        return None
 
 
 def terms_of(gateway: Gateway, row: Row) -> Terms:

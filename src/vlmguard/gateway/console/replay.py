@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from vlmguard.errors import VlmguardError
+from vlmguard.gateway.audit_marks import read_kept
 from vlmguard.gateway.audit_store import Row
 from vlmguard.gateway.console import look
 from vlmguard.gateway.console.words import first_words
@@ -68,7 +69,7 @@ async def replay(rows: AsyncIterator[Row], guard: Guard, looker: look.Looker) ->
         if receipt["failure"] or not receipt["policy"]:
             found.skipped += 1
             continue
-        request = look.read(row)
+        request = read_kept(row)
         words = ""
         if request is None:
             after = decide(row, receipt, guard.policy)

@@ -104,7 +104,7 @@ async def _answers(
             id = os.urandom(16).hex()
             judge = gateway.judge
             case = judge.passed(id, body) if unguarded else await judge.judge(openai_chat, body, terms, owner, id)
-            await _record(gateway, case, owner, trial.model)
+            await _record(gateway, case, owner, trial.model, body)
             if case.body is None:
                 queue.put_nowait(_piece(into, text=case.notice or "The request could not be judged: nothing was sent."))
                 return
@@ -137,11 +137,10 @@ async def _answers(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _record(gateway: Gateway, case: Case, owner: str, model: str) -> None:
+async def _record(gateway: Gateway, case: Case, owner: str, model: str, body: bytes) -> None:
     """What goes to the model from here stands in the audit as everything else does. Raises ``AuditError``."""
     if gateway.audit is None:
         return
-    raw = case.request.body.decode() if gateway.config.audit.raw and case.request is not None else None
     await gateway.audit.record(
         AuditEntry(
             receipt=case.receipt,
@@ -153,7 +152,7 @@ async def _record(gateway: Gateway, case: Case, owner: str, model: str) -> None:
             level=str(case.level),
             status=0,
             stages_ms=case.stages,
-            raw=raw,
+            raw=body.decode() if gateway.config.audit.raw else None,
         )
     )
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmguard.errors import VlmguardError
+from vlmguard.gateway.audit_marks import read_kept
 from vlmguard.gateway.audit_store import Row
-from vlmguard.gateway.console import look, words
+from vlmguard.gateway.console import words
 from vlmguard.policy import Policy, Thresholds
 
 
@@ -29,7 +30,7 @@ def listed(row: Row) -> dict[str, Any]:
 def _words_of(row: Row) -> str | None:
     """The beginning of the prompt, where it was kept and is short enough to have been fetched."""
     try:
-        request = look.read(row)
+        request = read_kept(row)
         return None if request is None else words.first_words(request.chat.prompt)
     except VlmguardError:
         return None

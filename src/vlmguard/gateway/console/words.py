@@ -34,11 +34,7 @@ STAGES: Mapping[str, str] = {
     "guard": "judging",
     "write": "writing it back, receipt",
 }
-MARKS: Mapping[str, tuple[str, str]] = {
-    "false_alarm": ("False alarm", "benign"),
-    "missed": ("Missed", "harmful"),
-}
-"""Mark → its name, and the label that a marked request has for ``vlmguard calibrate``."""
+MARKS: Mapping[str, str] = {"false_alarm": "False alarm", "missed": "Missed"}
 MODALITIES: Mapping[str, str] = {"text": "In the words", "image": "In the pictures", "cross": "Only in both together"}
 
 MOST_SHOWN = 20_000
