@@ -49,7 +49,9 @@ async def _write(rows: AsyncIterator[Row], file: BinaryIO, pictures: Path | None
     written, wordless = 0, 0
     async for row in rows:
         request = read_kept(row)
-        if request is None or row["mark"] not in LABELS:
+        # A request may be kept and yet have no turn of the user's: it was refused for that.
+        asked = request is not None and any(message.role == "user" for message in request.chat.messages)
+        if request is None or not asked or row["mark"] not in LABELS:
             wordless += 1
             continue
         line = json.dumps(_form(row, request.chat, pictures), ensure_ascii=False)

@@ -17,7 +17,7 @@ from vlmguard.gateway.audit_store import DECISIONS, MARKS, Filter, Row, Store
 
 PAGE = 50
 """Decisions on a page."""
-_SCANNED = 20_000
+_SCANNED = 10_000
 """Decisions that one question may look through for what no index answers."""
 _SCANNED_WORDS = 1_000
 """The same, where their words are to be read: a request may hold pictures."""
@@ -85,6 +85,11 @@ class Wanted(Filter):
             conditions.append(sa.or_(*(table.raw.icontains(word, autoescape=True) for word in sorted(spelled))))
         return conditions
 
+    def _looked_at(self) -> set[str]:
+        """The columns of these conditions."""
+        asked = {"categories": self.category, "route": self.route, "raw": self.text}
+        return {name for name, value in asked.items() if value is not None}
+
     @property
     def budget(self) -> int:
         return _SCANNED if self.text is None else _SCANNED_WORDS
@@ -103,17 +108,18 @@ class Page:
 
 async def page(store: Store, wanted: Wanted, before: Cursor | None = None, *, size: int = PAGE) -> Page:
     """The newest decisions before a place. Raises ``AuditError``."""
-    short = sa.case((sa.func.length(_columns.raw) <= _SHORT, _columns.raw)) if wanted.text is None else _columns.raw
-    shown = [column for column in _columns if column.name not in ("receipt", "raw")]
-    inner = sa.select(*shown, short.label("raw"), _columns.raw.is_not(None).label("kept"))
-    inner = inner.where(*_within(wanted, before)).order_by(_columns.time.desc(), _columns.id.desc())
-    scanned = wanted._scanned(_columns)
-    if not scanned:
-        rows = await store.fetch(_with_marks(inner.limit(size + 1)))
+    ordered = (_columns.time.desc(), _columns.id.desc())
+    if not wanted._scanned(_columns):
+        rows = await store.fetch(
+            _listed(sa.select(_columns.id).where(*_within(wanted, before)).order_by(*ordered).limit(size + 1), wanted)
+        )
         return Page(rows[:size], Cursor.of(rows[size - 1]) if len(rows) > size else None)
-    found = inner.limit(wanted.budget).subquery()
-    query = sa.select(found).where(*wanted._scanned(found.c)).limit(size + 1)
-    rows = await store.fetch(_with_marks(query.order_by(found.c.time.desc(), found.c.id.desc())))
+    # Only the columns that are looked at: an index may hold them all.
+    looked_at = [column for column in _columns if column.name in ("time", "id") or column.name in wanted._looked_at()]
+    inner = sa.select(*looked_at).where(*_within(wanted, before)).order_by(*ordered).limit(wanted.budget).subquery()
+    found = sa.select(inner.c.id).where(*wanted._scanned(inner.c))
+    found = found.order_by(inner.c.time.desc(), inner.c.id.desc()).limit(size + 1)
+    rows = await store.fetch(_listed(found, wanted))
     if len(rows) > size:
         return Page(rows[:size], Cursor.of(rows[size - 1]))
     last = await _last_scanned(store, wanted, before)
@@ -137,10 +143,13 @@ def _within(wanted: Wanted, before: Cursor | None) -> list[sa.ColumnElement[bool
     return conditions
 
 
-def _with_marks(query: sa.Select[Any]) -> sa.Select[Any]:
-    found = query.subquery()
-    joined = sa.select(found, MARKS.c.mark).outerjoin(MARKS, MARKS.c.id == found.c.id)
-    return joined.order_by(found.c.time.desc(), found.c.id.desc())
+def _listed(ids: sa.Select[Any], wanted: Wanted) -> sa.Select[Any]:
+    """What a list shows of some decisions: all but the receipts, short requests whole, and the marks."""
+    shown = [column for column in _columns if column.name not in ("receipt", "raw")]
+    short = _columns.raw if wanted.text is not None else sa.case((sa.func.length(_columns.raw) <= _SHORT, _columns.raw))
+    query = sa.select(*shown, short.label("raw"), _columns.raw.is_not(None).label("kept"), MARKS.c.mark)
+    query = query.outerjoin_from(DECISIONS, MARKS, MARKS.c.id == _columns.id).where(_columns.id.in_(ids))
+    return query.order_by(_columns.time.desc(), _columns.id.desc())
 
 
 async def count_newer(store: Store, wanted: Wanted, than: Cursor) -> int:

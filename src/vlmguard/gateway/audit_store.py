@@ -84,7 +84,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # What most decisions are has no entry in these, so that they cost the writer next to nothing.
         "CREATE INDEX vlmguard_decisions_outcome ON vlmguard_decisions (outcome, time, id) WHERE outcome <> 'forward'",
         "CREATE INDEX vlmguard_decisions_level ON vlmguard_decisions (level, time, id) WHERE level <> 'none'",
-        "CREATE INDEX vlmguard_decisions_found ON vlmguard_decisions (time, id) WHERE level <> 'none'",
+        "CREATE INDEX vlmguard_decisions_found ON vlmguard_decisions (time, id, categories, level) WHERE level <> 'none'",
         "CREATE INDEX vlmguard_decisions_owner ON vlmguard_decisions (owner, time, id)",
     ),
 )

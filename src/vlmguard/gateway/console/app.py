@@ -146,11 +146,16 @@ class Console:
         """Closes the database before the server hears that all is closed: it waits no longer then."""
 
         async def told(message: Message) -> None:
-            if message["type"] == "lifespan.shutdown.complete" and self._store is not None:
-                await self._store.close()
+            if message["type"] == "lifespan.shutdown.complete":
+                await self.close()
             await send(message)
 
         return told
+
+    async def close(self) -> None:
+        """Gives the database's connections back. The gateway closes itself."""
+        if self._store is not None:
+            await self._store.close()
 
     # -----------------------------------------------------------------------------------------------------------------
     # From the browser and back
@@ -304,7 +309,7 @@ class Console:
         wanted, chosen = self._wanted(visit)
         before = Cursor.read(visit.query.get("before", ""))
         found = await page(self._audit, wanted, before)
-        listed = await asyncio.to_thread(lambda: [views.listed(row) for row in found.rows])
+        listed = await asyncio.to_thread(views.listed_with, found.rows, wanted.text)
         values: dict[str, Any] = {
             "rows": listed,
             "older": None if found.older is None else urlencode({**chosen, "before": str(found.older)}),
@@ -451,7 +456,7 @@ class Console:
             ),
             category_chart=charts.bars(
                 [(name.replace("_", " "), number) for name, number in found.categories.most_common(12)],
-                "Decisions in which each category was found",
+                "Decisions by category found",
             ),
         )
 

@@ -12,6 +12,7 @@ from vlmguard.gateway.audit_marks import read_kept
 from vlmguard.gateway.audit_store import Row
 from vlmguard.gateway.console import words
 from vlmguard.policy import Policy, Thresholds
+from vlmguard.types import Text
 
 
 def listed(row: Row) -> dict[str, Any]:
@@ -25,6 +26,20 @@ def listed(row: Row) -> dict[str, Any]:
         "kept": row.get("kept", row["raw"] is not None),
         "mark": row.get("mark"),
     }
+
+
+def listed_with(rows: list[Row], text: str | None) -> list[dict[str, Any]]:
+    """Rows as the list shows them; of those that the database found for a word, the ones in whose words it stands: what
+    looks like it in the letters of an encoded picture does not count."""
+    return [listed(row) for row in rows if text is None or _says(row, text)]
+
+
+def _says(row: Row, text: str) -> bool:
+    request = read_kept(row)
+    if request is None:
+        return True  # what cannot be read as a request was searched as it is
+    said = (part.text for message in request.chat.messages for part in message.parts if isinstance(part, Text))
+    return text.casefold() in "\n".join(said).casefold()
 
 
 def _words_of(row: Row) -> str | None:
