@@ -131,7 +131,8 @@ def main() -> None:
                 totals += total
             print(
                 f"{kind}: {arguments.kills} kills: the oldest lost decision was {quartiles(ages, 1000, 'ms')} old, "
-                f"at most {max(ages) * 1000:,.0f} ms (interval {flush_seconds * 1000:,.0f} ms); {losses:,} of {totals:,} lost"
+                f"at most {max(ages) * 1000:,.0f} ms (interval {flush_seconds * 1000:,.0f} ms, exceeded "
+                f"{sum(age > flush_seconds for age in ages)} times); {losses:,} of {totals:,} lost"
             )
 
 

@@ -23,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from tests.gateway.entries import entry
 
 from vlmguard.gateway import config
@@ -73,6 +74,15 @@ def rows(count: int) -> Iterator[tuple[Any, ...]]:
 
 
 async def fill(url: str, count: int) -> None:
+    """Writes the decisions, and marks 20 of them."""
+    await write(url, count)
+    store = Store(url)
+    for row in await store.fetch(sa.select(DECISIONS.c.id).limit(20)):
+        await store.mark({"id": row["id"], "time": stamp(START), "author": "", "mark": "missed", "note": ""})
+    await store.close()
+
+
+async def write(url: str, count: int) -> None:
     store = Store(url)
     await store.prepare()
     await store.close()
@@ -85,7 +95,7 @@ async def fill(url: str, count: int) -> None:
     import asyncpg
 
     plain = await asyncpg.connect(url)
-    await plain.execute("TRUNCATE vlmguard_decisions")
+    await plain.execute("TRUNCATE vlmguard_decisions, vlmguard_marks")
     await plain.copy_records_to_table("vlmguard_decisions", records=rows(count), columns=NAMES)
     await plain.execute("ANALYZE vlmguard_decisions")
     await plain.close()
@@ -102,6 +112,7 @@ PAGES = {
     "key: rare (0.003 %)": "owner=rare",
     "route: rare (0.003 %)": "route=/v1/responses",
     "rewritten, one key, one category": "outcome=rewrite&owner=key7&category=privacy",
+    "marked (20 decisions)": "marked=1",
     "the middle of the time": "until=2026-02-20",
     "a word that is nowhere": "text=nowhere",
 }

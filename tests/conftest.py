@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 
@@ -13,6 +14,10 @@ from vlmguard.policy import Policy, load_policy
 from vlmguard.rewriters.embedded import EmbeddedRewriter
 
 Draw = Callable[..., bytes]
+
+# How long an example takes says something about the machine, and nothing about the code.
+settings.register_profile("vlmguard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vlmguard")
 
 
 class WordScorer:

@@ -30,6 +30,15 @@ class Streaming(Protocol):
 
 
 @runtime_checkable
+class Closing(Protocol):
+    """A model or rewriter that holds connections, files or weights, and gives them back."""
+
+    async def close(self) -> None:
+        """Frees what is held. It may be asked again afterwards, and then opens what it needs."""
+        ...
+
+
+@runtime_checkable
 class Rewriter(Protocol):
     """Judges the newest turn of a chat in the light of the whole, and refines its prompt where that is needed."""
 

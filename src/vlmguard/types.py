@@ -113,6 +113,8 @@ class Chat:
     """A conversation, oldest turn first."""
 
     messages: tuple[Message, ...]
+    _prefix_hashes: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Filled at the first question: a long history is hashed once, and not once for each of its turns."""
 
     @property
     def last_user_turn(self) -> int:
@@ -144,13 +146,18 @@ class Chat:
 
     def prefix_hash(self, turn: int) -> str:
         """Hex digest of everything up to and including message ``turn``: roles, texts and image bytes."""
+        if not self._prefix_hashes:
+            self._prefix_hashes.extend(self._hash_prefixes())
+        return self._prefix_hashes[turn]
+
+    def _hash_prefixes(self) -> Iterator[str]:
         digest = hashlib.sha256()
-        for message in self.messages[: turn + 1]:
+        for message in self.messages:
             _feed(digest, message.role)
             for part in message.parts:
                 _feed(digest, _identity(part))
             _feed(digest, "end of turn")
-        return digest.hexdigest()
+            yield digest.hexdigest()
 
 
 def _identity(part: Part) -> str:

@@ -49,6 +49,7 @@ class Received:
     query: str
     headers: list[tuple[str, str]]
     body: bytes
+    raw_query: str = ""
 
     @property
     def json(self) -> Any:
@@ -93,7 +94,14 @@ class Upstream:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         raw = [(name.decode().lower(), value.decode("latin-1")) for name, value in request.raw_headers]
-        received = Received(request.method, request.path, request.query_string, raw, await request.read())
+        received = Received(
+            request.method,
+            request.path,
+            request.query_string,
+            raw,
+            await request.read(),
+            request.raw_path.partition("?")[2],
+        )
         self.received.append(received)
         return await self.handler(request, received)
 
@@ -155,6 +163,10 @@ class Scripted:
         self.judged: list[Chat] = []
         self.error: Exception | None = None
         self.seconds = 0.0
+        self.closed = False
+
+    async def close(self) -> None:
+        self.closed = True
 
     async def refine(self, chat: Chat, /) -> Review:
         if any("capital of France" in message.text for message in chat.messages):

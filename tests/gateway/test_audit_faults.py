@@ -305,13 +305,14 @@ async def test_a_killed_process_loses_at_most_one_interval(
 
 @pytest.mark.soak
 async def test_a_hundred_kills_at_random_moments(tmp_path: Path) -> None:
+    """``benchmarks/audit.py`` measures the default interval; this one leaves room for a machine that does other things."""
     ages = []
     chance = random.Random(4)
     for number in range(100):
         folder = tmp_path / str(number)
         folder.mkdir()
-        ages.append(await _lost_after_a_kill(f"sqlite:{folder / 'audit.db'}", 0.2, chance.uniform(0.0, 1.0)))
+        ages.append(await _lost_after_a_kill(f"sqlite:{folder / 'audit.db'}", 0.5, chance.uniform(0.0, 1.5)))
         assert sqlite3.connect(folder / "audit.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
         shutil.rmtree(folder)
-    print(f"oldest decision lost: {max(ages):.3f} s, median {sorted(ages)[50]:.3f} s, interval 0.2 s, n = 100")
-    assert max(ages) <= 0.2
+    print(f"oldest decision lost: {max(ages):.3f} s, median {sorted(ages)[50]:.3f} s, interval 0.5 s, n = 100")
+    assert max(ages) <= 0.5

@@ -188,6 +188,32 @@ def test_headers_that_two_readers_might_read_differently(guarded: Running, upstr
     assert not upstream.received
 
 
+@pytest.mark.parametrize("query", [b"a=\xff", b"a=%ff&b=%00", b"a=<>\"'{}|\\^`", b"?", b"a#b", b"", b"a=1&a=2;c", b"%"])
+def test_any_query_passes_as_it_is_or_is_refused(guarded: Running, upstream: Upstream, query: bytes) -> None:
+    text = HEAD.encode().replace(b"completions ", b"completions?" + query + b" ")
+    answer = send_raw(guarded, text + f"content-length: {len(BODY)}\r\nconnection: close\r\n\r\n{BODY}".encode())
+    assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 400 ")), answer
+    if answer.startswith(b"HTTP/1.1 200 "):
+        assert upstream.last.raw_query == query.partition(b"#")[0].decode()
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe", "ü".encode(), b"a" * 30_000, b"\x7f", b"a\tb"])
+def test_any_header_passes_as_it_is_or_is_refused(guarded: Running, upstream: Upstream, value: bytes) -> None:
+    text = (
+        HEAD.encode()
+        + b"x-odd: "
+        + value
+        + f"\r\ncontent-length: {len(BODY)}\r\nconnection: close\r\n\r\n{BODY}".encode()
+    )
+    answer = send_raw(guarded, text)
+    assert not answer.startswith(b"HTTP/1.1 500 "), answer
+    if answer.startswith(b"HTTP/1.1 200 "):
+        assert upstream.last.header("x-odd") == value.decode("latin-1")
+    else:
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert not upstream.received
+
+
 def test_headers_of_the_connection_and_of_ours_do_not_go_on(guarded: Running, upstream: Upstream) -> None:
     answer = httpx.post(
         f"{guarded.base}/chat/completions",

@@ -319,6 +319,24 @@ def test_caps_on_bytes_pixels_and_time(
     assert not upstream.received
 
 
+@pytest.mark.parametrize("on_failure", ["open", "degraded", "closed"])
+def test_an_address_never_passes_because_time_ran_out(
+    tmp_path: Path, upstream: Upstream, pictures: Pictures, authority: trustme.CA, on_failure: str
+) -> None:
+    """Somebody who can make the fetch slow must not have the upstream do it."""
+    pictures.answers["/slow"] = _never
+    flags = {"on_failure": on_failure, "deadline": "0.5", "fetch__seconds": "10"}
+    with fetching(tmp_path, upstream, pictures, authority, **flags) as running:
+        found = running.post("/v1/chat/completions", ask(pictures.url("/slow")))
+        assert (found.status_code, found.json()["error"]["code"]) == (400, "picture_not_fetched")
+        # And where the guard then fails, what was fetched is what is sent.
+        running.scripted.error = RuntimeError("broken")
+        running.post("/v1/chat/completions", ask(pictures.url("/a.png")))
+    sent = [received.body for received in upstream.received if received.method == "POST"]
+    assert len(sent) == (on_failure != "closed")
+    assert not any(HOST.encode() in body for body in sent)
+
+
 def test_a_certificate_must_hold(tmp_path: Path, upstream: Upstream, pictures: Pictures, authority: trustme.CA) -> None:
     allow = f"{HOST}:{pictures.port},wrong.example:{pictures.port}"
     with fetching(tmp_path, upstream, pictures, authority, allow=allow) as running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import threading
@@ -358,6 +359,9 @@ def test_a_silent_upstream_is_given_up(tmp_path: Path, upstream: Upstream) -> No
     with gateway(tmp_path, upstream.url, upstream_seconds="0.3") as running:
         upstream.handler = silent
         assert running.chat(HARMLESS).status_code == 504
+    (tmp_path / "ready").mkdir()
+    with gateway(tmp_path / "ready", upstream.url, deadline="0.3") as running:
+        assert "did not answer" in running.get("/readyz").json()["failed"]["upstream"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -534,6 +538,12 @@ def test_health_and_readiness_are_really_tried(guarded: Running, upstream: Upstr
     assert guarded.get("/readyz").json()["failed"] == {"upstream": "the upstream answers with status 503"}
 
 
+def test_what_a_rewriter_holds_is_given_back(tmp_path: Path, upstream: Upstream) -> None:
+    with gateway(tmp_path, upstream.url) as running:
+        assert not running.scripted.closed
+    assert running.scripted.closed
+
+
 def test_metrics_and_logs_hold_numbers_and_no_words_of_users(
     tmp_path: Path, upstream: Upstream, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -606,6 +616,14 @@ def test_slow_and_endless_headers_are_cut_off(tmp_path: Path, upstream: Upstream
     with gateway(tmp_path, upstream.url) as running:
         endless = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n" + b"x-a: " + b"a" * 100_000
         assert send_raw(running, endless).startswith(b"HTTP/1.1 431 ")
+        # Behind a request that is still being answered, too.
+        body = json.dumps({"messages": [{"role": "user", "content": HARMLESS}]})
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        running.scripted.seconds = 5
+        received = b""
+        with contextlib.suppress(ConnectionError):  # it may be cut within what we send
+            received = send_raw(running, (head + body).encode() + endless)
+        assert received == b""
         assert running.get("/healthz").status_code == 200
 
 

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from tests.gateway.kit import HARMFUL, Upstream, gateway
 from vlmguard.gateway import tracing
 
 
@@ -107,6 +108,7 @@ def test_spans_that_are_off_cost_nothing_and_send_nothing(collector: Collector) 
 def test_without_the_extra_spans_are_a_no_op_and_turning_them_on_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "opentelemetry.py").write_text("raise ImportError('not installed')")
     script = """
+from tests.gateway.kit import HARMFUL, Upstream, gateway
 from vlmguard.gateway import tracing
 with tracing.span("guard", a=1) as nothing:
     assert nothing is None
@@ -119,3 +121,15 @@ except tracing.MissingExtraError as error:
         [sys.executable, "-c", script], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
     )
     assert said.stdout == "tracing needs more packages: pip install 'vlmguard[otel]'\n"
+
+
+def test_a_request_is_one_trace_from_the_client_to_the_upstream(tmp_path: Path, collector: Collector) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    with Upstream().running() as upstream, gateway(tmp_path, upstream.url, tracing="true") as running:
+        answer = running.chat(HARMFUL, traceparent=f"00-{trace}-00f067aa0ba902b7-01")
+        assert answer.status_code == 200
+    spans = collector.spans
+    assert {"request", "read", "guard", "write"} <= spans.keys()
+    assert {span.trace_id.hex() for span in spans.values()} == {trace}
+    assert (upstream.last.header("traceparent") or "").split("-")[1:3] == [trace, spans["request"].span_id.hex()]
+    assert HARMFUL not in str(collector.requests)

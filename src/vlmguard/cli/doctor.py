@@ -19,7 +19,7 @@ HELP = "show what is installed, which extras work, the weights and their hashes;
 
 CORE = ("numpy", "pillow", "onnxruntime", "rapidocr", "zxing-cpp", "tokenizers", "rich")
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "gateway": ("aiohttp", "aiosqlite", "prometheus_client", "sqlalchemy", "starlette", "uvicorn"),
+    "gateway": ("aiohttp", "aiosqlite", "httptools", "prometheus_client", "sqlalchemy", "uvicorn"),
     "otel": ("opentelemetry",),
     "parquet": ("pyarrow",),
     "postgres": ("asyncpg",),

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from vlmguard.errors import AuditError, VlmguardError, WireError
@@ -41,6 +42,8 @@ _GONE = 499
 """What the log and the metrics say of a request whose client left: nobody gets to see it."""
 _READY_SECONDS = 2.0
 """How long an answer of /readyz holds: trying costs a judgement and a request to the upstream."""
+_ASKED_SECONDS = 5.0
+"""How long an upstream may take to say that it is there."""
 _PROMETHEUS = (b"content-type", CONTENT_TYPE.encode())
 _RECEIPTS = "/receipts/"
 _OWN_PATHS = (litellm.PATH, "/v1/models", "/healthz", "/readyz", "/metrics", "/openapi.json")
@@ -90,8 +93,8 @@ class Gateway:
         self._passed = {split_pass_through(entry) for entry in config.pass_through}
         self._known_paths = {*_OWN_PATHS, *DIALECT_OF, *(path for _, path in self._passed)}
         self._fetcher = Fetcher(config.fetch, config.limits.body_bytes, resolve) if config.fetch.enabled else None
-        self._metrics = Metrics()
-        self._judge = Judge(config, self._fetcher, secrets.hash_key, make, self._metrics.cache)
+        self._judge = Judge(config, self._fetcher, secrets.hash_key, make, self._count_turn)
+        self._metrics = Metrics(self._judge.categories)
         self._in_flight = 0
         self._ready_at = 0.0
         self._ready: tuple[int, dict[str, object]] = (503, {})
@@ -123,13 +126,18 @@ class Gateway:
         headers = request_headers([JSON], target, OWN_HEADER)
         return await self._upstream.send("POST", target.url(path, b""), headers, body)
 
+    def _count_turn(self, known: bool) -> None:
+        self._metrics.cache(known)
+
     async def open(self) -> None:
         """Connects what needs a running loop, and has every rewriter judge once. Raises ``VlmguardError``."""
         await self._judge.try_out(with_picture=True)
         if self.config.tracing:
             tracing.configure()
         audit = self.config.audit
-        if audit.url != "none":
+        if audit.url == "none":
+            _log.warning("audit.url is 'none': no decision is kept, and there are no receipts to read")
+        else:
             self._audit = await AuditLog.open(
                 audit.url,
                 queue=audit.queue,
@@ -144,6 +152,7 @@ class Gateway:
     async def close(self) -> None:
         """Writes what waits and closes what is open."""
         await self._upstream.close()
+        await self._judge.close()
         if self._fetcher is not None:
             await self._fetcher.close()
         if self.config.tracing:
@@ -315,6 +324,8 @@ class Gateway:
     async def _guarded(self, call: Call) -> None:
         dialect = DIALECTS[DIALECT_OF[call.path]]
         await self._read(call)
+        target = self._targets[call.path]
+        headers = _headers_for(call, target)
         terms = Terms.of(self.config, self._routes.get(call.path), call.key)
         async with Connected(call.receive) as connected:
             case = await self._judge.judge(dialect, call.body, terms, call.owner, call.id)
@@ -326,9 +337,9 @@ class Gateway:
                 connected.release()
                 await self._blocked(call, dialect, case)
                 return
-            body = case.body
+            call.body = case.body
             del case
-            await self._forward(call, self._targets[call.path], body, connected)
+            await self._forward(call, target, headers, connected)
 
     async def _read(self, call: Call) -> None:
         """The body, of a kind that has one reading."""
@@ -376,12 +387,11 @@ class Gateway:
         else:
             await call.answer(200, dialect.blocked(case.request, notice, call.id), JSON)
 
-    async def _forward(self, call: Call, target: Target, body: bytes, connected: Connected) -> None:
-        """Sends on what was judged, and passes the answer back."""
+    async def _forward(self, call: Call, target: Target, headers: CIMultiDict[str], connected: Connected) -> None:
+        """Sends the call's body on, and passes the answer back."""
+        headers.update(tracing.outgoing_headers())
+        response = await self._upstream.send(call.method, target.url(call.path, call.query), headers, call.body)
         call.body = b""  # an answer may take minutes: nothing holds the pictures meanwhile
-        headers = request_headers(call.headers, target, call.used_header)
-        response = await self._upstream.send(call.method, target.url(call.path, call.query), headers, body)
-        del body
         try:
             await relay(call, response, connected)
         finally:
@@ -392,17 +402,18 @@ class Gateway:
 
     async def _models(self, call: Call) -> None:
         async with Connected(call.receive) as connected:
-            await self._forward(call, self._default, b"", connected)
+            await self._forward(call, self._default, _headers_for(call, self._default), connected)
 
     async def _unguarded(self, call: Call) -> None:
         """A path that the configuration lets pass: marked, and recorded, as judged by nobody."""
         limits = self.config.limits
         call.body = await read_body(call.receive, call.headers, limits.body_bytes, limits.body_seconds)
+        headers = _headers_for(call, self._default)
         case = self._judge.passed(call.id, call.body)
         call.decided(case.receipt, (), {})
         await self._record(call, case, "")
         async with Connected(call.receive) as connected:
-            await self._forward(call, self._default, call.body, connected)
+            await self._forward(call, self._default, headers, connected)
 
     async def _litellm(self, call: Call) -> None:
         await self._read(call)
@@ -452,7 +463,7 @@ class Gateway:
             checks["rewriter"] = str(error)
         targets = {target.base: target for target in (self._default, *self._targets.values())}
         for number, target in enumerate(targets.values()):
-            wrong = await self._upstream.is_there(target)
+            wrong = await self._upstream.is_there(target, min(_ASKED_SECONDS, self.config.deadline))
             if wrong is not None:
                 checks["upstream" if number == 0 else f"upstream {number + 1}"] = wrong
         if self._audit is not None:
@@ -474,6 +485,13 @@ def _target(config: Config, route: Route | None, path: str) -> Target:
     base = route.upstream if own and route is not None else config.upstream
     key = config.upstream_key if route is None or route.upstream_key is None else route.upstream_key
     return Target(URL(base or ""), key, takes_api_key=path == "/v1/messages")
+
+
+def _headers_for(call: Call, target: Target) -> CIMultiDict[str]:
+    try:
+        return request_headers(call.headers, target, call.used_header)
+    except UnicodeDecodeError as error:
+        raise Refused(400, "a header is not UTF-8: it could not be passed on as it is", "bad_header") from error
 
 
 def _own_status(case: Case, config: Config) -> int:

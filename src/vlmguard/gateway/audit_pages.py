@@ -60,35 +60,56 @@ class Wanted(Filter):
     """A word of the request, where its words were kept; upper and lower case are the same for ASCII letters."""
     marked: bool = False
 
-    def _indexed(self) -> list[sa.ColumnElement[bool]]:
-        """What an index answers. The terms of the partial indexes stand here as the indexes have them."""
-        conditions = Filter(self.since, self.until, self.outcome, self.owner).conditions()
-        if self.outcome not in (None, "forward"):
-            conditions.append(sa.text("outcome <> 'forward'"))  # type: ignore[arg-type]
-        if self.level is not None:
-            conditions.append(_columns.level == self.level)
-        if self.level not in (None, "none") or self.category is not None:
-            conditions.append(sa.text("level <> 'none'"))  # type: ignore[arg-type]
+    @property
+    def _driver(self) -> str | None:
+        """The one condition whose index is walked. The terms of the partial indexes stand below as the indexes have them."""
         if self.marked:
-            conditions.append(_columns.id.in_(sa.select(MARKS.c.id)))
+            return "marked"
+        if self.outcome not in (None, "forward"):
+            return "outcome"
+        if self.level not in (None, "none"):
+            return "level"
+        if self.category is not None:
+            return "category"
+        return "owner" if self.owner is not None else None
+
+    def _indexed(self) -> list[sa.ColumnElement[bool]]:
+        """What an index answers: the time, and one condition more, so that no more is read than is looked at."""
+        conditions = Filter(self.since, self.until).conditions()
+        match self._driver:
+            case "marked":
+                conditions.append(_columns.id.in_(sa.select(MARKS.c.id)))
+            case "outcome":
+                conditions += [_columns.outcome == self.outcome, _term("outcome <> 'forward'")]
+            case "level":
+                conditions += [_columns.level == self.level, _term("level <> 'none'")]
+            case "category":
+                conditions.append(_term("level <> 'none'"))
+            case "owner":
+                conditions.append(_columns.owner == self.owner)
         return conditions
 
     def _scanned(self, table: Any) -> list[sa.ColumnElement[bool]]:
         """What is looked for among decisions that an index gave."""
         conditions: list[sa.ColumnElement[bool]] = []
+        for name in ("outcome", "level", "owner", "route"):
+            if (value := getattr(self, name)) is not None and name != self._driver:
+                conditions.append(table[name] == value)
         if self.category is not None:
             conditions.append(table.categories.contains(json.dumps(self.category), autoescape=True))
-        if self.route is not None:
-            conditions.append(table.route == self.route)
         if self.text is not None:
             spelled = {self.text, json.dumps(self.text)[1:-1], json.dumps(self.text, ensure_ascii=False)[1:-1]}
             conditions.append(sa.or_(*(table.raw.icontains(word, autoescape=True) for word in sorted(spelled))))
         return conditions
 
-    def _looked_at(self) -> set[str]:
-        """The columns of these conditions."""
-        asked = {"categories": self.category, "route": self.route, "raw": self.text}
-        return {name for name, value in asked.items() if value is not None}
+    def _looked_at(self) -> list[sa.Column[Any]]:
+        """The columns of these conditions, and of the order: an index may hold them all."""
+        names = {name for name in ("outcome", "level", "owner", "route") if getattr(self, name) is not None} - {
+            self._driver
+        }
+        names |= {"time", "id"} | ({"categories"} if self.category is not None else set())
+        names |= {"raw"} if self.text is not None else set()
+        return [column for column in _columns if column.name in names]
 
     @property
     def budget(self) -> int:
@@ -114,11 +135,10 @@ async def page(store: Store, wanted: Wanted, before: Cursor | None = None, *, si
             _listed(sa.select(_columns.id).where(*_within(wanted, before)).order_by(*ordered).limit(size + 1), wanted)
         )
         return Page(rows[:size], Cursor.of(rows[size - 1]) if len(rows) > size else None)
-    # Only the columns that are looked at: an index may hold them all.
-    looked_at = [column for column in _columns if column.name in ("time", "id") or column.name in wanted._looked_at()]
-    inner = sa.select(*looked_at).where(*_within(wanted, before)).order_by(*ordered).limit(wanted.budget).subquery()
-    found = sa.select(inner.c.id).where(*wanted._scanned(inner.c))
-    found = found.order_by(inner.c.time.desc(), inner.c.id.desc()).limit(size + 1)
+    inner = sa.select(*wanted._looked_at()).where(*_within(wanted, before))
+    walked = inner.order_by(*ordered).limit(wanted.budget).subquery()
+    found = sa.select(walked.c.id).where(*wanted._scanned(walked.c))
+    found = found.order_by(walked.c.time.desc(), walked.c.id.desc()).limit(size + 1)
     rows = await store.fetch(_listed(found, wanted))
     if len(rows) > size:
         return Page(rows[:size], Cursor.of(rows[size - 1]))
@@ -132,6 +152,10 @@ async def _last_scanned(store: Store, wanted: Wanted, before: Cursor | None) -> 
     query = query.order_by(_columns.time.desc(), _columns.id.desc()).limit(1).offset(wanted.budget - 1)
     rows = await store.fetch(query)
     return Cursor.of(rows[0]) if rows else None
+
+
+def _term(text: str) -> sa.ColumnElement[bool]:
+    return sa.literal_column(text, sa.Boolean)
 
 
 def _within(wanted: Wanted, before: Cursor | None) -> list[sa.ColumnElement[bool]]:
@@ -155,9 +179,9 @@ def _listed(ids: sa.Select[Any], wanted: Wanted) -> sa.Select[Any]:
 async def count_newer(store: Store, wanted: Wanted, than: Cursor) -> int:
     """How many decisions came after a place, up to 100."""
     newer = sa.tuple_(_columns.time, _columns.id) > sa.tuple_(sa.literal(than.time), sa.literal(than.id))
-    query = sa.select(_columns.categories, _columns.route, _columns.raw).where(*wanted._indexed(), newer)
+    query = sa.select(*wanted._looked_at()).where(*wanted._indexed(), newer)
     latest = query.order_by(_columns.time.desc(), _columns.id.desc()).limit(wanted.budget).subquery()
-    inner = sa.select(latest.c.route).where(*wanted._scanned(latest.c)).limit(_MOST_NEWER)
+    inner = sa.select(latest.c.id).where(*wanted._scanned(latest.c)).limit(_MOST_NEWER)
     rows = await store.fetch(sa.select(sa.func.count().label("count")).select_from(inner.subquery()))
     return int(rows[0]["count"])
 
@@ -171,7 +195,8 @@ async def mark_of(store: Store, id: str) -> Row | None:
 def newest(store: Store, wanted: Wanted, most: int, *, raw: bool = False) -> AsyncGenerator[Row, None]:
     """The newest decisions whole, for counting and judging again."""
     columns = [column for column in _columns if raw or column.name != "raw"]
-    query = sa.select(*columns).where(*wanted._indexed()).order_by(_columns.time.desc(), _columns.id.desc())
+    conditions = [*wanted._indexed(), *wanted._scanned(_columns)]
+    query = sa.select(*columns).where(*conditions).order_by(_columns.time.desc(), _columns.id.desc())
     return store.stream(query.limit(most))
 
 

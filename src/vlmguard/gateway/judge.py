@@ -20,7 +20,7 @@ from vlmguard.gateway.fetch import Fetcher
 from vlmguard.guard import Guard
 from vlmguard.images import read_image
 from vlmguard.policy import Policy, load_policy
-from vlmguard.protocols import Rewriter
+from vlmguard.protocols import Closing, Rewriter
 from vlmguard.receipts import VERSION, content_hash, unjudged
 from vlmguard.rewriters.select import make_rewriter
 from vlmguard.types import (
@@ -141,6 +141,11 @@ class Judge:
         """The configured rewriter with a policy that is not in force. Raises ``VlmguardError``."""
         return self._make(self._config.rewriter, policy, threads=self._config.threads)
 
+    @property
+    def categories(self) -> set[str]:
+        """Of all policies that are in use."""
+        return {category for policy in self._policies.values() for category in policy.categories}
+
     async def try_out(self, *, with_picture: bool = False) -> None:
         """Has every rewriter judge a prompt of its own, and perhaps a picture. Raises ``GuardError``."""
         # A new prompt each time: one that is remembered would be answered by the memory.
@@ -156,6 +161,12 @@ class Judge:
             except Exception as error:
                 raise GuardError(f"the rewriter cannot judge: {type(error).__name__}: {error}") from error
 
+    async def close(self) -> None:
+        """Gives back what the rewriters hold: connections, files."""
+        for rewriter in self._rewriters.values():
+            if isinstance(rewriter, Closing):
+                await rewriter.close()
+
     async def judge(self, dialect: Reader, body: bytes, terms: Terms, owner: str, id: str) -> Case:
         """Never raises on purpose: every request gets its case."""
         stages = Stages()
@@ -169,14 +180,15 @@ class Judge:
         with stages.clock("read"):
             request = await _run(large, dialect.read, body)
         guard = self._guard(terms, owner)
+        end = asyncio.get_running_loop().time() + self._config.deadline
+        if request.remote and self._fetcher is not None:
+            with stages.clock("fetch"):
+                request = await _fetched(self._fetcher, request, end)
         try:
-            async with asyncio.timeout(self._config.deadline):
-                if request.remote and self._fetcher is not None:
-                    with stages.clock("fetch"):
-                        request = await self._fetcher.fill(request)
-                with stages.clock("guard"):
+            with stages.clock("guard"):
+                async with asyncio.timeout_at(end):
                     guarded = await guard.refine(request.chat)
-        except (FetchError, ChatError):
+        except ChatError:
             raise
         except Exception as error:  # whatever it is, nobody has judged the request
             return await self._failed(dialect, request, guard, terms, error, id, stages)
@@ -229,7 +241,9 @@ class Judge:
             chat = guard.with_safety_prompt(request.chat)
             sent = dialect.splice(request, chat)
         elif outcome is Outcome.UNGUARDED:
-            chat, sent = request.chat, request.body
+            chat = request.chat
+            # What was fetched is sent: else the upstream would fetch it again, and perhaps something else.
+            sent = request.body if terms.mode is Mode.MONITOR else dialect.splice(request, chat)
         rows = tuple(
             row for message in request.chat.messages for part in message.parts for row in unjudged(part, Reason.FAILURE)
         )
@@ -317,6 +331,15 @@ class _Clock:
     def __exit__(self, *error: Any) -> None:
         self._found[self._stage] = (time.perf_counter() - self._started) * 1000
         self._span.__exit__(*error)
+
+
+async def _fetched(fetcher: Fetcher, request: Request, end: float) -> Request:
+    """A deadline that passes here is the sender's doing, and no failure of the guard that might let the address pass."""
+    try:
+        async with asyncio.timeout_at(end):
+            return await fetcher.fill(request)
+    except TimeoutError as error:
+        raise FetchError("the remote pictures did not come in time") from error
 
 
 def _picture() -> Part:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import math
@@ -122,6 +121,8 @@ class RateLimiter:
         if self._descriptor is None:
             yield
             return
+        import fcntl  # not everywhere, and only several workers need it
+
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
             yield

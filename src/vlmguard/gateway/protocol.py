@@ -14,6 +14,41 @@ MOST_HEADERS = 64 * 1024
 """Bytes of a request line and its headers."""
 
 
+class Corked:
+    """A transport that sends in one go what is written in one turn of the loop: head and body of an answer that is at hand.
+
+    Nothing waits for more than that turn, so a stream's pieces leave as they come.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+        self.is_closing, self.abort = transport.is_closing, transport.abort
+        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
+        self.get_extra_info = transport.get_extra_info
+
+    def write(self, data: bytes) -> None:
+        if not data:
+            return
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+
+    def flush(self) -> None:
+        if not self._held:
+            return
+        held, self._held = self._held, []
+        if len(held) == 1:
+            self._transport.write(held[0])
+        else:
+            self._transport.writelines(held)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 class TimedProtocol(HttpToolsProtocol):
     """A connection whose client must say what it wants in time and briefly, and take what it is given."""
 
@@ -23,10 +58,11 @@ class TimedProtocol(HttpToolsProtocol):
         self._header_seconds, self._write_seconds = limits.header_seconds, limits.write_seconds
         self._stuck: asyncio.TimerHandle | None = None
         self._waiting: asyncio.TimerHandle | None = None
-        self._in_headers = 0
+        self._in_head = False
+        self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]
+        super().connection_made(Corked(transport, self.loop))  # type: ignore[arg-type]
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -50,21 +86,28 @@ class TimedProtocol(HttpToolsProtocol):
             self._stuck = None
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None and (self.cycle is None or self.cycle.response_complete):
+        if self._waiting is None and self._is_idle:
             self._start_clock()  # the first bytes of another request on a kept connection
-        if self._waiting is not None:
-            self._in_headers += len(data)
         super().data_received(data)
-        # Within what came, the headers may have ended; then the clock was stopped, and the rest is the body's.
-        if self._waiting is not None and self._in_headers > MOST_HEADERS and not self.transport.is_closing():
-            self._refuse(b"431 Request Header Fields Too Large")
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEADERS and not self.transport.is_closing():
+                self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._stop_clock()
         super().on_headers_complete()
 
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
     def _start_clock(self) -> None:
-        self._in_headers = 0
         self._waiting = self.loop.call_later(self._header_seconds, self._too_late)
 
     def _stop_clock(self) -> None:
@@ -79,5 +122,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: bytes) -> None:
         self._stop_clock()
+        if not self._is_idle:  # within another answer there is no place to say it
+            self.transport.abort()
+            return
         self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()

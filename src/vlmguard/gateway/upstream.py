@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,7 @@ def request_headers(headers: Headers, target: Target, used_key: bytes | None) ->
 
     ``used_key`` is the header in which the client's key for this gateway stood. Such a key never goes on; where it stood in
     one of the headers that upstreams take credentials from, none of these is the client's own for the upstream.
+    Raises ``UnicodeDecodeError`` for bytes that would not go on as they are.
     """
     headers = list(headers)
     dropped = _OURS_TO_SAY | _named_by_connection(headers)
@@ -79,7 +81,7 @@ def request_headers(headers: Headers, target: Target, used_key: bytes | None) ->
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers:
         if name not in dropped and not name.startswith((b"x-vlmguard-", b"x-forwarded-")):
-            kept.add(name.decode("latin-1"), value.decode("latin-1"))
+            kept.add(name.decode(), value.decode())
     if target.key:
         kept["authorization"] = f"Bearer {target.key}"
         if target.takes_api_key:
@@ -134,13 +136,16 @@ class Upstream:
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamError(f"the upstream cannot be reached: {type(error).__name__}", 502) from error
 
-    async def is_there(self, target: Target) -> str | None:
+    async def is_there(self, target: Target, seconds: float) -> str | None:
         """``None`` when the server answers, whatever it thinks of the question; else what is wrong."""
         headers = request_headers((), target, OWN_HEADER)
         try:
-            response = await self.send("GET", target.url("/v1/models", b""), headers, b"")
+            async with asyncio.timeout(seconds):
+                response = await self.send("GET", target.url("/v1/models", b""), headers, b"")
         except UpstreamError as error:
             return str(error)
+        except TimeoutError:
+            return f"the upstream did not answer within {seconds:g} s"
         response.close()
         return f"the upstream answers with status {response.status}" if response.status in _AWAY else None
 

@@ -62,7 +62,7 @@ def tab(site: Site, request: pytest.FixtureRequest) -> Iterator[Tab]:
         lambda message: found.complaints.append(message.text) if message.type in ("error", "warning") else None,
     )
     page.on("pageerror", lambda error: found.complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (found.complaints.append("a dialog opened"), dialog.dismiss()))
+    page.on("dialog", lambda dialog: found.complaints.append(f"a dialog opened: {dialog.message}"))
     page.goto(f"{site.running.url}/console")
     page.keyboard.type(OPS)  # the field has the focus
     page.keyboard.press("Enter")
