@@ -122,8 +122,9 @@ def test_only_an_operators_key_asks_the_model_without_the_guard(running: Running
         assert len(sent_on) == count, key
         assert ([{"role": "user", "content": [{"type": "text", "text": HARMFUL}]}] in sent_on) == (key == OPS)
     with Visitor(running, OPS) as visitor:
-        listed = visitor.get("/console/decisions?route=/console/try&outcome=unguarded")
-    assert HARMFUL in listed.text  # what went to the model from here is on record
+        # What went to the model from here is on record.
+        record = "/console/decisions?route=/console/try&outcome=unguarded"
+        wait_until(lambda: HARMFUL in visitor.get(record).text)
 
 
 def test_a_trial_tells_what_it_finds_piece_by_piece(running: Running) -> None:

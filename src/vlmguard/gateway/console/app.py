@@ -56,8 +56,10 @@ _STATIC = {
     "console.js": "text/javascript; charset=utf-8",
     "htmx.min.js": "text/javascript; charset=utf-8",
 }
-_MOST_FORM = 24_000_000
-"""Bytes of a form: a picture and a prompt."""
+_MOST_FORM = 1_000_000
+"""Bytes of a form."""
+_MOST_TRIAL = 24_000_000
+"""Bytes of one with a picture."""
 _MOST_NOTE = 2_000
 _ID = r"(?P<id>[0-9a-f]{32})"
 _REPLAYED = (50, 200, 1000)
@@ -207,7 +209,8 @@ class Console:
         foreign = origin is not None and urlsplit(origin.decode("latin-1")).netloc.encode("latin-1") != host
         if foreign or site not in (None, b"same-origin", b"none"):
             raise Refused(403, "This form was sent from another site, and nothing was done.", "foreign_form")
-        body = await read_body(visit.receive, visit.headers, _MOST_FORM, self.config.limits.body_seconds)
+        most = _MOST_TRIAL if visit.path == f"{ROOT}/try" else _MOST_FORM
+        body = await read_body(visit.receive, visit.headers, most, self.config.limits.body_seconds)
         visit.form = forms.read(header(visit.headers, b"content-type"), body)
         if visit.is_new or not _equal(visit.form.get("token"), visit.session.token):
             raise Refused(403, "This form has grown old: reload the page and send it again.", "old_form")
@@ -379,7 +382,7 @@ class Console:
 
     async def _again(self, visit: Visit, id: str) -> Answer:
         row = await self._row(visit, id)
-        request = read_kept(row)
+        request = await asyncio.to_thread(read_kept, row)
         if request is None:
             return self._render(visit, "_unreadable.html", kept=row["raw"] is not None)
         try:
@@ -399,7 +402,7 @@ class Console:
         return Answer(body, type="text/plain; charset=utf-8", headers=((b"content-disposition", name),))
 
     async def _picture(self, visit: Visit, id: str, number: str) -> Answer:
-        request = read_kept(await self._row(visit, id))
+        request = await asyncio.to_thread(read_kept, await self._row(visit, id))
         images = () if request is None else request.chat.images
         if int(number) >= len(images):
             raise Refused(404, "There is no such picture.", "no_picture")
@@ -492,14 +495,14 @@ class Console:
     async def _check_policy(self, visit: Visit) -> Answer:
         text = visit.form.get("text")
         try:
-            policy = read_policy(text, "proposal")
+            policy = await asyncio.to_thread(read_policy, text, "proposal")
         except PolicyError as error:
             return self._render(visit, "_error.html", status=200, text=f"This is no policy yet. {error}")
         _, current = self._gateway.judge.of(Terms.of(self.config, None, visit.session.key))
         if policy.hash == current.hash:
             return self._render(visit, "_replay.html", found=None, settings=[])
         count = int(given) if (given := visit.form.get("count")).isdigit() and int(given) in _REPLAYED else _REPLAYED[0]
-        guard = self._look.proposed(policy)
+        guard = await asyncio.to_thread(self._look.proposed, policy)
         async with aclosing(newest(self._audit, Wanted(owner=visit.session.owner), count, raw=True)) as rows:
             found = await replay.replay(rows, guard, self._look)
         return self._render(visit, "_replay.html", found=found, settings=views.differences(current, policy))

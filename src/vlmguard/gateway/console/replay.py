@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import Counter
@@ -69,7 +70,7 @@ async def replay(rows: AsyncIterator[Row], guard: Guard, looker: look.Looker) ->
         if receipt["failure"] or not receipt["policy"]:
             found.skipped += 1
             continue
-        request = read_kept(row)
+        request = await asyncio.to_thread(read_kept, row)
         words = ""
         if request is None:
             after = decide(row, receipt, guard.policy)

@@ -63,8 +63,8 @@ async def run(
 ) -> AsyncGenerator[bytes, None]:
     """The pieces of the page, as they are made."""
     try:
-        body = trial.body()
-        request = openai_chat.read(body)
+        body = await asyncio.to_thread(trial.body)
+        request = await asyncio.to_thread(openai_chat.read, body)
         guard = looker.guard(terms)
         if request.chat.images:
             pictures = await looker.pictures(request.chat, guard.rewriter)
