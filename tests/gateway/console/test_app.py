@@ -295,3 +295,31 @@ def test_who_does_not_ask_for_the_console_does_not_load_it(tmp_path: Path, upstr
     code = "import sys, vlmguard.gateway.serve; print([name for name in sys.modules if 'console' in name or 'jinja2' in name])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"
+
+
+def test_a_console_without_decisions_or_without_an_audit_says_so(tmp_path: Path, upstream: Upstream) -> None:
+    with console(tmp_path, upstream, keyed=False) as own:
+        assert "No decisions yet." in own.get("/console/decisions").text
+        assert "No decisions in this time." in own.get("/console/overview").text
+        assert own.get("/console/decisions/" + "0" * 32).status_code == 404
+    with console(tmp_path, upstream, keyed=False, audit__url="none") as own:
+        answer = own.get("/console/decisions")
+        assert answer.status_code == 404
+        assert "No decisions are kept here" in answer.text
+        assert own.get("/console/try").status_code == own.get("/console/policy").status_code == 200
+
+
+def test_an_audit_that_cannot_be_read_is_told_and_not_hidden(tmp_path: Path, upstream: Upstream) -> None:
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    with console(tmp_path, upstream, keyed=False, audit__url=f"sqlite:{folder / 'audit.db'}") as own:
+        assert own.get("/console/decisions").status_code == 200
+        folder.rename(tmp_path / "away")
+        answer = own.get("/console/decisions")
+        assert answer.status_code == 503
+        assert "The audit database cannot be read just now" in answer.text
+        part = own.get("/console/decisions/newer?than=0~0", hx_request="true")
+        assert part.status_code == 503
+        assert "<html" not in part.text
+        (tmp_path / "away").rename(folder)
+        assert own.get("/console/decisions").status_code == 200
