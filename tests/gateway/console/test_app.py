@@ -72,6 +72,14 @@ def test_the_cookie_is_for_the_console_alone_and_a_forged_one_opens_nothing(runn
             assert answer.status_code == 303, forged
 
 
+def test_cookies_of_other_programs_do_not_log_anybody_out(running: Running) -> None:
+    with Visitor(running, OPS) as visitor:
+        (cookie,) = visitor.client.cookies.jar
+    others = f'prefs={{"a": [1, "é"]}}; =; x; vlmguard_console={cookie.value}; y="'
+    answer = httpx.get(f"{running.url}/console/decisions", headers={"cookie": others.encode()})
+    assert answer.status_code == 200
+
+
 def test_a_form_without_the_token_or_from_elsewhere_does_nothing(running: Running) -> None:
     id = send(running, HARMLESS)
     with Visitor(running, OPS) as visitor:

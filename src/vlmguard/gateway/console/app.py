@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from http.cookies import CookieError, SimpleCookie
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -548,12 +547,13 @@ def _when(time: str) -> str:
 
 
 def _cookie(headers: Headers) -> str | None:
-    value = header(headers, b"cookie")
-    try:
-        found = SimpleCookie((value or b"").decode("latin-1")).get(COOKIE)
-    except CookieError:
-        return None
-    return None if found is None else found.value
+    """Our cookie's value. Read by hand: what other programs of the same host have set may be spelled in any way."""
+    value = header(headers, b"cookie") or b""
+    for pair in value.decode("latin-1").split(";"):
+        name, _, found = pair.strip().partition("=")
+        if name == COOKIE:
+            return found
+    return None
 
 
 def _equal(given: str, token: str) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from vlmguard.gateway.console.look import Looker, compare
 from vlmguard.gateway.judge import Case, Terms
 from vlmguard.images import read_image
 from vlmguard.wire import openai_chat
+
+_log = logging.getLogger("vlmguard.gateway")
 
 PATH = "/v1/chat/completions"
 _ROUTE = "/console/try"
@@ -103,6 +106,8 @@ async def _answers(
         try:
             id = os.urandom(16).hex()
             judge = gateway.judge
+            if unguarded:
+                _log.info("the console asks the model without the guard", extra={"key": owner})
             case = judge.passed(id, body) if unguarded else await judge.judge(openai_chat, body, terms, owner, id)
             await _record(gateway, case, owner, trial.model, body)
             if case.body is None:
