@@ -148,10 +148,11 @@ class Chat:
         """Hex digest of everything up to and including message ``turn``: roles, texts and image bytes."""
         if not self._prefix_hashes:
             self._prefix_hashes.extend(self._hash_prefixes())
-        return self._prefix_hashes[turn]
+        return self._prefix_hashes[min(turn + 1, len(self.messages))]
 
     def _hash_prefixes(self) -> Iterator[str]:
         digest = hashlib.sha256()
+        yield digest.hexdigest()
         for message in self.messages:
             _feed(digest, message.role)
             for part in message.parts:
