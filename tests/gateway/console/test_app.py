@@ -76,7 +76,7 @@ def test_cookies_of_other_programs_do_not_log_anybody_out(running: Running) -> N
     with Visitor(running, OPS) as visitor:
         (cookie,) = visitor.client.cookies.jar
     others = f'prefs={{"a": [1, "é"]}}; =; x; vlmguard_console={cookie.value}; y="'
-    answer = httpx.get(f"{running.url}/console/decisions", headers={"cookie": others.encode()})
+    answer = httpx.get(f"{running.url}/console/decisions", headers=[(b"cookie", others.encode())])
     assert answer.status_code == 200
 
 

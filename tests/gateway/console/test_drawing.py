@@ -25,6 +25,11 @@ def test_charts_are_well_formed(items: list[tuple[str, float]], title: str) -> N
         assert ET.fromstring(chart).get("aria-label") == title
 
 
+@given(NUMBERS)
+def test_the_top_of_a_scale_is_at_or_above_what_is_drawn(value: float) -> None:
+    assert charts._nice(value) >= value
+
+
 def test_a_line_is_broken_where_there_is_no_value() -> None:
     chart = charts.lines(["a", "b", "c", "d"], {"p50": [1, 2, None, 4]}, "x")
     assert chart.count("<polyline") == 1

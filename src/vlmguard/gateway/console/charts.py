@@ -173,8 +173,8 @@ def _at(value: float) -> str:
 
 
 def _nice(value: float) -> float:
-    """A round number at or above ``value``."""
-    if value <= 0:
+    """A round number at or above ``value``; 1 for what would show as nothing."""
+    if value < 1e-6:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 4, 5, 8, 10) if step * power >= value)
+    return next((step * power for step in (1, 2, 4, 5, 8, 10) if step * power >= value), value)
