@@ -263,6 +263,18 @@ def test_without_kept_words_the_pages_say_so(tmp_path: Path, upstream: Upstream)
             assert found[1] in replayed
 
 
+def test_the_configuration_shows_who_turned_the_console_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VLMGUARD_CONSOLE", raising=False)
+    asked = ["serve", "--upstream", "http://127.0.0.1:1/v1", "--show-config"]
+    assert main(asked) == 0
+    assert "console = false  # default" in capsys.readouterr().out
+    assert main([*asked, "--console"]) == 0
+    assert "console = true  # flag" in capsys.readouterr().out
+
+
 def test_a_page_of_another_name_reaches_nothing_where_no_keys_are_asked_for(tmp_path: Path, upstream: Upstream) -> None:
     with console(tmp_path, upstream, keyed=False) as own:
         assert own.get("/console/decisions").status_code == 200
