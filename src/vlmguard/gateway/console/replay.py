@@ -16,7 +16,7 @@ from vlmguard.gateway.console import look
 from vlmguard.gateway.console.words import first_words
 from vlmguard.guard import Guard
 from vlmguard.policy import Action, Policy, Rule
-from vlmguard.types import Finding, Level, Outcome, Reason
+from vlmguard.types import Finding, Level, Outcome
 
 _SECONDS = 25.0
 _MOST_LISTED = 200
@@ -98,7 +98,8 @@ def decide(row: Row, receipt: dict[str, object], policy: Policy) -> str:
         actions = {policy.action(Finding(level, category, "recorded")) for category in json.loads(row["categories"])}
     judgements = receipt["judgements"]
     assert isinstance(judgements, list)
-    rules = {policy.unjudged[Reason(row["unjudged"])] for row in judgements if row["unjudged"]}
+    reasons = {row["unjudged"] for row in judgements}
+    rules = {rule for reason, rule in policy.unjudged.items() if reason.value in reasons}
     if Action.BLOCK in actions or Rule.BLOCK in rules:
         return Outcome.BLOCK.value
     if Action.REWRITE in actions:

@@ -24,6 +24,7 @@ REASONS: Mapping[str, str] = {
     "language": "It is written in a language that the scorer does not know.",
     "remote_state": "It stands on a server and did not come with the request.",
     "opaque": "It is of a kind that cannot be opened here: audio, a file id, an unknown part.",
+    "contested": "A model found it harmless, and other evidence says that it is not.",
     "role": "It is a turn of the operator's or the model's own: context, and no wish to be judged.",
     "failure": "The guard failed on this request.",
 }
