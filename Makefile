@@ -10,6 +10,7 @@ demo: $(VENV)/.core  ## refine the bundled examples before your eyes
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP) build/litellm/.installed  ## install what the tests need, and run them all
+	-.ci/chromium
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint types imports rows test  ## format, lint, strict types, layers, training rows, tests
@@ -46,6 +47,7 @@ bench: $(STAMP)  ## quality and speed; DATA=folder adds the development data
 	$(BIN)/python -m benchmarks.risk
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.audit
+	$(BIN)/python -m benchmarks.console
 
 soak: $(STAMP)  ## the long runs
 	$(BIN)/python -m pytest -m soak

@@ -59,7 +59,7 @@ def main() -> int:
 
 def _funnel(folder: Path) -> dict[str, Any]:
     """Rows in, rows dropped by each gate, rows kept."""
-    with Store(folder / "run.sqlite") as store:
+    with Store(folder) as store:
         flow = funnel(store)
     left = flow.rows
     stages = []

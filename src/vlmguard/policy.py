@@ -148,6 +148,11 @@ def load_policy(path: Path | None = None) -> Policy:
     return _load(None, "") if path is None else _load(str(path), _read(path))
 
 
+def read_policy(text: str, name: str) -> Policy:
+    """The packaged policy with a TOML text laid over it; ``name`` stands for the text in messages. Raises ``PolicyError``."""
+    return _load(name, text)
+
+
 @lru_cache(maxsize=8)
 def _load(name: str | None, text: str) -> Policy:
     packaged = _packaged()

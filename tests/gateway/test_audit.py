@@ -22,7 +22,7 @@ from tests.test_receipts import SECRET
 from vlmguard.errors import AuditError
 from vlmguard.gateway import audit_store
 from vlmguard.gateway.audit import AuditEntry, AuditLog, row_of
-from vlmguard.gateway.audit_store import DECISIONS, ERASURES, MIGRATIONS, Filter, Store
+from vlmguard.gateway.audit_store import DECISIONS, ERASURES, MARKS, MIGRATIONS, Filter, Store
 from vlmguard.json_form import receipt_form
 from vlmguard.receipts import sign, verify
 from vlmguard.types import Outcome
@@ -417,8 +417,8 @@ async def _described(url: str) -> dict[str, dict[str, tuple[str, bool]]]:
 
 async def test_the_migrations_make_the_tables_that_the_queries_use(url: str, store: Store) -> None:
     found = await _described(url)
-    assert set(found) == {"vlmguard_decisions", "vlmguard_erasures", "vlmguard_schema"}
-    for table in (DECISIONS, ERASURES):
+    assert set(found) == {"vlmguard_decisions", "vlmguard_erasures", "vlmguard_marks", "vlmguard_schema"}
+    for table in (DECISIONS, ERASURES, MARKS):
         assert {name: kind for name, (kind, _) in found[table.name].items()} == {
             column.name: str(column.type) for column in table.columns
         }

@@ -108,7 +108,8 @@ def test_the_bytes_that_were_judged_are_the_bytes_that_are_sent(
         answer = running.post("/v1/chat/completions", body)
         assert (answer.status_code, answer.headers["x-vlmguard-outcome"]) == (200, "forward")
     assert pictures.asked == ["/a.png?sig=1"]
-    (judged,) = running.scripted.judged[0].images
+    judged, again = running.scripted.judged[0].images
+    assert judged.sha256 == again.sha256
     sent = upstream.last.json
     for message in sent["messages"]:
         assert (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import asyncio
 import json
 import os
@@ -243,7 +244,9 @@ def test_chat_shows_the_guarded_answer_beside_the_other(
     assert main(["chat", "--target", spec, "--rewriter", spec, "--compare"]) == 0
     shown = capsys.readouterr().out
     assert "rewritten" in shown
-    assert TEXT_PROMPT[:30] in shown
+    # Without what the difference takes out and its marks, the refined prompt is left.
+    left = " ".join(re.sub(r"\[-.*?-\]|\{\+|\+\}|│", "", shown, flags=re.DOTALL).split())
+    assert TEXT_PROMPT[:30] in left
     assert "Such a letter is fraud" in shown
     assert "Dear aunt, your bank needs" in shown
     assert "Hello, what can I do for you?" in shown

@@ -18,7 +18,7 @@ from vlmguard.errors import InputError
 from vlmguard.types import Outcome
 
 if TYPE_CHECKING:
-    from vlmguard.gateway.audit_store import Store
+    from vlmguard.gateway.audit_store import Filter, Store
 
 HELP = "export, show, prune and erase the decisions that the gateway kept"
 ENVIRONMENT = "VLMGUARD_AUDIT_URL"
@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--until", type=_moment, metavar="TIME", help="up to, not including, this moment")
     export.add_argument("--outcome", choices=[outcome.value for outcome in Outcome])
     export.add_argument("--owner", metavar="KEY_ID", help="only requests made with this key")
+    export.add_argument(
+        "--marks",
+        action="store_true",
+        help="marked requests as rows for vlmguard calibrate: 'prompt', 'label', 'images'",
+    )
     export.add_argument("--raw", action="store_true", help="with the requests' own words, where they were kept")
     show = action("show", "print one decision, with all that was kept of it")
     show.add_argument("id")
@@ -65,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code: 0 done, 1 an id is unknown. Raises ``InputError``, ``AuditError``, ``MissingExtraError``."""
     if arguments.action == "export" and arguments.format == "parquet" and arguments.out is None:
         raise InputError("parquet is no text: name a file with --out")
+    if arguments.action == "export" and arguments.marks and arguments.format == "parquet":
+        raise InputError("marks are exported as JSON lines: leave out --format parquet")
     return asyncio.run(_run(arguments))
 
 
@@ -84,12 +91,26 @@ async def _export(store: Store, arguments: argparse.Namespace) -> int:
     from vlmguard.gateway.audit_store import Filter
 
     wanted = Filter(arguments.since, arguments.until, arguments.outcome, arguments.owner)
+    if arguments.marks:
+        return await _export_marks(store, wanted, arguments.out)
     async with aclosing(store.rows(wanted, raw=arguments.raw)) as rows:
         if arguments.format == "parquet":
             count = await write_parquet(rows, arguments.out, raw=arguments.raw)
         else:
             count = await write_jsonl(rows, arguments.out or sys.stdout.buffer)
     print(f"{count:,} decisions exported", file=sys.stderr)
+    return 0
+
+
+async def _export_marks(store: Store, wanted: Filter, out: Path | None) -> int:
+    from vlmguard.gateway.audit_marks import write_marks
+    from vlmguard.gateway.audit_pages import marked
+
+    async with aclosing(marked(store, wanted)) as rows:
+        written, wordless = await write_marks(rows, out or sys.stdout.buffer)
+    print(f"{written:,} marked requests exported", file=sys.stderr)
+    if wordless:
+        print(f"{wordless:,} left out: their words were not kept, or cannot be read (audit.raw)", file=sys.stderr)
     return 0
 
 

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         flag = "--" + name.removesuffix(".url").replace("_", "-")
         parser.add_argument(flag, dest=name, metavar="VALUE", help=help)
     parser.add_argument("--monitor", action="store_true", help="the same as --mode monitor")
+    parser.add_argument("--console", action="store_true", help="serve the console at /console (docs/console.md)")
     parser.add_argument(
         "--show-config", action="store_true", help="print the whole configuration, secrets hidden, and stop"
     )
@@ -64,4 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name in FLAGS if (value := getattr(arguments, name)) is not None}
+    if arguments.console:
+        given["console"] = True
     return {**given, "mode": "monitor"} if arguments.monitor else given

@@ -15,18 +15,19 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
+import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
 from vlmguard.errors import AuditError, VlmguardError, WireError
 from vlmguard.gateway import litellm, logs, openapi, tracing
-from vlmguard.gateway.asgi import EVENTS, JSON, ClientGone, Receive, Refused, Scope, Send, header, read_body
+from vlmguard.gateway.asgi import EVENTS, JSON, ClientGone, Headers, Receive, Refused, Scope, Send, header, read_body
 from vlmguard.gateway.audit import AuditEntry, AuditLog
 from vlmguard.gateway.call import BrokenOff, Call, Connected, relay
 from vlmguard.gateway.config import GUARDED, Config, Route, split_pass_through
 from vlmguard.gateway.fetch import Fetcher, Resolve
 from vlmguard.gateway.judge import Case, Judge, MakeRewriter, Terms
-from vlmguard.gateway.keys import CREDENTIALS, KeyRing, RateLimiter
+from vlmguard.gateway.keys import CREDENTIALS, OWN_HEADER, KeyRing, RateLimiter
 from vlmguard.gateway.metrics import CONTENT_TYPE, Metrics
 from vlmguard.gateway.upstream import Target, Upstream, UpstreamError, request_headers
 from vlmguard.rewriters.select import make_rewriter
@@ -102,6 +103,28 @@ class Gateway:
         self._audit: AuditLog | None = None
         self.failure: VlmguardError | None = None
         """Why it could not be opened."""
+
+    # What the console shares with the gateway.
+
+    @property
+    def judge(self) -> Judge:
+        return self._judge
+
+    @property
+    def secrets(self) -> Secrets:
+        return self._secrets
+
+    @property
+    def audit(self) -> AuditLog | None:
+        """Open between ``open`` and ``close``, unless the configuration keeps none."""
+        return self._audit
+
+    async def ask(self, path: str, body: bytes) -> aiohttp.ClientResponse:
+        """The upstream's answer on a guarded path to a body that was judged, under the gateway's own credential; the caller
+        closes it. Raises ``UpstreamError``."""
+        target = self._targets[path]
+        headers = request_headers([JSON], target, OWN_HEADER)
+        return await self._upstream.send("POST", target.url(path, b""), headers, body)
 
     def _count_turn(self, known: bool) -> None:
         self._metrics.cache(known)
@@ -276,7 +299,7 @@ class Gateway:
         for name in CREDENTIALS:
             header(call.headers, name)  # a second one might be read by the upstream in place of the first
         if not self._keys:
-            self._check_host(call)
+            self.check_host(call.headers)
             return
         if (found := self._keys.identify(call.headers)) is None:
             challenge = [(b"www-authenticate", b"Bearer")]
@@ -286,9 +309,9 @@ class Gateway:
             wait = [(b"retry-after", str(seconds).encode())]
             raise Refused(429, f"this key has used up its requests: try again in {seconds} s", "rate_limited", wait)
 
-    def _check_host(self, call: Call) -> None:
+    def check_host(self, headers: Headers) -> None:
         """A page of somebody else's that had its name changed to our address must not reach a gateway without keys."""
-        value = header(call.headers, b"host")
+        value = header(headers, b"host")
         if value is None:
             return
         host = _host_name(value)

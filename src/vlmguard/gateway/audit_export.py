@@ -30,7 +30,7 @@ async def write_jsonl(rows: AsyncIterator[Row], out: Path | BinaryIO) -> int:
     """Writes a line for each row; returns how many. A file appears when it is whole. Raises ``InputError``, ``AuditError``."""
     if not isinstance(out, Path):
         return await _write_lines(rows, out)
-    with _whole(out) as part, part.open("wb") as file:
+    with whole(out) as part, part.open("wb") as file:
         return await _write_lines(rows, file)
 
 
@@ -63,7 +63,7 @@ async def write_parquet(rows: AsyncIterator[Row], out: Path, *, raw: bool) -> in
         metadata={"schema": "vlmguard.audit/1"},
     )
     count = 0
-    with _whole(out) as part, pq.ParquetWriter(part, schema) as writer:
+    with whole(out) as part, pq.ParquetWriter(part, schema) as writer:
         group: list[dict[str, Any]] = []
         async for row in rows:
             group.append(_parquet_form(row))
@@ -86,7 +86,7 @@ def _parquet_form(row: Row) -> dict[str, Any]:
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
+def whole(out: Path) -> Iterator[Path]:
     """A place to write to, which takes the name ``out`` when all went well, and is gone otherwise."""
     part = out.with_name(out.name + ".part")
     try:

@@ -1,7 +1,8 @@
 """The audit database: its tables, their migrations, and every query. SQLite or PostgreSQL, over SQLAlchemy's asyncio.
 
 One row of ``vlmguard_decisions`` is one request. ``vlmguard_erasures`` names the rows that were erased, so that a gap can be
-told from a loss. The schema grows by adding to ``MIGRATIONS``; a database with a newer schema than ours is refused.
+told from a loss; ``vlmguard_marks`` holds what people said of decisions. The schema grows by adding to ``MIGRATIONS``; a
+database with a newer schema than ours is refused. What the console asks is composed in ``audit_pages.py``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,15 @@ ERASURES = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("time", sa.Text, nullable=False),
 )
+MARKS = sa.Table(
+    "vlmguard_marks",
+    _metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # of the decision
+    sa.Column("time", sa.Text, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),  # the id of the key, "" without keys
+    sa.Column("mark", sa.Text, nullable=False),  # false_alarm or missed
+    sa.Column("note", sa.Text, nullable=False),
+)
 _SCHEMA = sa.Table("vlmguard_schema", _metadata, sa.Column("version", sa.Integer, nullable=False))
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -68,6 +78,19 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX vlmguard_decisions_time ON vlmguard_decisions (time, id)",
     ),
     ("CREATE TABLE vlmguard_erasures (id TEXT PRIMARY KEY, time TEXT NOT NULL)",),
+    (
+        """CREATE TABLE vlmguard_marks (
+            id TEXT PRIMARY KEY, time TEXT NOT NULL, author TEXT NOT NULL, mark TEXT NOT NULL, note TEXT NOT NULL)""",
+        # What most decisions are has no entry in these three, so that they cost the writer next to nothing. They hold what the
+        # console filters by, so that the rows themselves need not be read.
+        """CREATE INDEX vlmguard_decisions_outcome ON vlmguard_decisions
+            (outcome, time, id, level, owner, route, categories) WHERE outcome <> 'forward'""",
+        """CREATE INDEX vlmguard_decisions_level ON vlmguard_decisions
+            (level, time, id, outcome, owner, route, categories) WHERE level <> 'none'""",
+        """CREATE INDEX vlmguard_decisions_found ON vlmguard_decisions
+            (time, id, level, outcome, owner, route, categories) WHERE level <> 'none'""",
+        "CREATE INDEX vlmguard_decisions_owner ON vlmguard_decisions (owner, time, id)",
+    ),
 )
 """From nothing to the tables above, step by step, in SQL that both databases know. The version of a schema is how many of
 them it has seen. Published steps are never edited; a step only adds, so that an older vlmguard beside it goes on working."""
@@ -168,12 +191,37 @@ class Store:
 
     async def rows(self, wanted: Filter, *, raw: bool = False) -> AsyncGenerator[Row, None]:
         """The decisions that ``wanted`` describes, oldest first, few of them in memory at a time."""
-        await self._require_prepared()
         columns = [column for column in DECISIONS.c if raw or column.name != "raw"]
         query = sa.select(*columns).where(*wanted.conditions()).order_by(DECISIONS.c.time, DECISIONS.c.id)
+        async with aclosing(self.stream(query)) as rows:
+            async for row in rows:
+                yield row
+
+    async def fetch(self, query: sa.Executable) -> list[Row]:
+        """The rows of a query that reads few of them."""
+        await self._require_prepared()
+        async with self._translating(), self._engine.connect() as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def stream(self, query: sa.Executable) -> AsyncGenerator[Row, None]:
+        """The rows of a query that reads many, few of them in memory at a time."""
+        await self._require_prepared()
         async with self._translating(), self._engine.connect() as connection:
             async for row in (await connection.stream(query, execution_options={"yield_per": _CHUNK})).mappings():
                 yield dict(row)
+
+    async def mark(self, row: Row) -> None:
+        """Marks a decision; the mark takes the place of an earlier one."""
+        await self._require_prepared()
+        async with self._translating(), self._writing.begin() as connection:
+            await connection.execute(sa.delete(MARKS).where(MARKS.c.id == row["id"]))
+            await connection.execute(sa.insert(MARKS), dict(row))
+
+    async def unmark(self, id: str) -> None:
+        """Takes a decision's mark away."""
+        await self._require_prepared()
+        async with self._translating(), self._writing.begin() as connection:
+            await connection.execute(sa.delete(MARKS).where(MARKS.c.id == id))
 
     async def erase(self, ids: Iterable[str]) -> set[str]:
         """Takes decisions out, leaving only their ids and the moment; returns the ids that were there."""
@@ -184,6 +232,7 @@ class Store:
                 gone = set(await connection.scalars(sa.select(DECISIONS.c.id).where(DECISIONS.c.id.in_(wanted))))
                 if gone:
                     await connection.execute(sa.delete(DECISIONS).where(DECISIONS.c.id.in_(gone)))
+                    await connection.execute(sa.delete(MARKS).where(MARKS.c.id.in_(gone)))
                     now = stamp(datetime.now(UTC))
                     await connection.execute(self._insert(ERASURES), [{"id": id, "time": now} for id in sorted(gone)])
             await self._forget_pages()
@@ -197,6 +246,7 @@ class Store:
         async with self._translating():
             while removed == _CHUNK:
                 async with self._writing.begin() as connection:
+                    await connection.execute(sa.delete(MARKS).where(MARKS.c.id.in_(old)))
                     removed = (await connection.execute(sa.delete(DECISIONS).where(DECISIONS.c.id.in_(old)))).rowcount
                 count += removed
             if count:

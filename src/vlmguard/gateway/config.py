@@ -88,6 +88,8 @@ class Key:
     on_failure: OnFailure | None = None
     requests_per_minute: int = 0
     """0: no limit."""
+    sees_all: bool = False
+    """Whether the console shows this key the decisions about everybody's requests, and not only its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class Config:
     blocked: Blocked = _setting("answer", "a blocked request gets an answer that says so, or an error")
     receipt_key: str = _setting("", "secret that signs receipts and keys their hashes", secret=True)
     public_metrics: bool = _setting(False, "let /metrics be read without a key")
+    console: bool = _setting(False, "serve the console at /console")
     pass_through: tuple[str, ...] = _setting((), 'paths to pass on unguarded, such as "POST /v1/embeddings"')
     log_level: Level = _setting("info", "least grave message to log")
     log_json: bool = _setting(False, "log JSON lines")

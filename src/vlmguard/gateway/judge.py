@@ -120,6 +120,7 @@ class Judge:
         on_turn: Callable[[bool], None] | None = None,
     ) -> None:
         self._on_turn = on_turn
+        self._make = make
         self._config = config
         self._fetcher = fetcher
         self._hash_key = hash_key
@@ -131,6 +132,14 @@ class Judge:
                 policy = load_policy(Path(terms.policy) if terms.policy else None)
                 self._policies[terms.policy] = policy
                 self._rewriters[terms.policy] = make(config.rewriter, policy, threads=config.threads, key=hash_key)
+
+    def of(self, terms: Terms) -> tuple[Rewriter, Policy]:
+        """Who judges under these terms, and by which policy."""
+        return self._rewriters[terms.policy], self._policies[terms.policy]
+
+    def judging_by(self, policy: Policy) -> Rewriter:
+        """The configured rewriter with a policy that is not in force. Raises ``VlmguardError``."""
+        return self._make(self._config.rewriter, policy, threads=self._config.threads)
 
     @property
     def categories(self) -> set[str]:

@@ -10,6 +10,7 @@ import logging
 import secrets
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from vlmguard.gateway.keys import RateLimiter
 from vlmguard.gateway.protocol import TimedProtocol
 from vlmguard.receipts import read_key
 from vlmguard.rewriters.select import make_rewriter
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 _GRACE_SECONDS = 30
@@ -50,6 +53,8 @@ class Launcher:
     failure: VlmguardError | None = field(default=None, init=False)
     """Why the gateway could not start."""
     _gateway: Gateway | None = field(default=None, init=False, repr=False)
+    _app: App | None = field(default=None, init=False, repr=False)
+    """The gateway, or the console before it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._gateway is None:
@@ -63,7 +68,9 @@ class Launcher:
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
-        await self._gateway(scope, receive, send)
+            self._app = self._gateway if not self.config.console else _with_console(self._gateway)
+        assert self._app is not None
+        await self._app(scope, receive, send)
         if scope["type"] == "lifespan":
             self.failure = self._gateway.failure
 
@@ -73,6 +80,12 @@ class Launcher:
         sys.setswitchinterval(_SWITCH_SECONDS)
         pool = ThreadPoolExecutor(max(2, self.config.threads), "judge")
         asyncio.get_running_loop().set_default_executor(pool)
+
+
+def _with_console(gateway: Gateway) -> App:
+    from vlmguard.gateway.console.app import Console  # who does not ask for it does not load it
+
+    return Console(gateway)
 
 
 def make_secrets(config: Config) -> Secrets:

@@ -131,6 +131,11 @@ class EmbeddedRewriter:
         """Hash of the scorer's weights."""
         return self._scorer.fingerprint
 
+    @property
+    def eyes(self) -> Eyes:
+        """What reads its pictures, and remembers them."""
+        return self._eyes
+
     async def refine(self, chat: Chat, /) -> Review:
         """Judges the last turn of ``chat`` in the light of the whole."""
         return await asyncio.to_thread(self.review, chat)
