@@ -45,6 +45,10 @@ bench: $(STAMP)  ## quality and speed; DATA=folder adds the development data
 	$(BIN)/python benchmarks/ocr.py
 	$(BIN)/python benchmarks/process.py
 	$(BIN)/python -m benchmarks.risk
+	$(BIN)/python benchmarks/rewriters.py
+	$(if $(DATA),$(BIN)/python benchmarks/tiers.py --data $(DATA))
+	$(BIN)/python benchmarks/synth.py
+	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.audit
 	$(BIN)/python -m benchmarks.console

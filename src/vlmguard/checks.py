@@ -7,6 +7,7 @@ the user did not write and the policy does not offer is not sent.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -27,7 +28,8 @@ FREE = 2_500
 _FOREIGN = {
     "a web address": re.compile(
         r"(?:\b[a-z][a-z0-9+.-]{1,15}://|www\.)\w[^\s<>\"')\]]+"
-        r"|(?<![\w@.-])(?:[a-z0-9-]+\.)+(?:com|net|org|io|dev|app|info|biz|xyz|onion|example|co|ai|me|ru|cn|de|uk|eu)\b(?:/\S*)?",
+        r"|(?<!:)//[\w.-]+/\S*|(?<![\w@.-])(?:[a-z0-9-]+\.)+[a-z]{2,24}/\S+"
+        r"|(?<![\w@.-])(?:[a-z0-9-]+\.)+(?:com|net|org|io|dev|app|info|biz|xyz|onion|example|site|online|top|shop|link|sh|co|ai|me|ru|cn|de|uk|eu)\b(?:/\S*)?",
         re.IGNORECASE,
     ),
     "the address of a machine": re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])"),
@@ -46,6 +48,9 @@ _FOREIGN = {
         re.IGNORECASE | re.MULTILINE,
     ),
 }
+_INVISIBLE = frozenset({"Cc", "Cf", "Co", "Cn"})
+_SPELLING = frozenset("\n\t\u200c\u200d")
+"""What texts are laid out and some languages are spelled with."""
 _LEAK = 40
 """Letters and digits in a row, about eight words, from which on words count as taken from somewhere."""
 _OTHERS = frozenset({"system", "developer", "tool"})
@@ -65,12 +70,18 @@ _CONTENT_WORD = re.compile(r"[^\W\d_]{4,}")
 def check_rewrite(chat: Chat, refined: str, policy: Policy) -> None:
     """Raises ``RewriteError`` when ``refined`` may not take the place of the last turn of ``chat``."""
     original = chat.messages[-1].text
+    if _folded(original) and _folded(refined) == _folded(original):
+        raise RewriteError("it says what the user said, though a risk was found in that")
     _check_length(original, refined)
     _check_language(original, refined)
     if trace.is_refusal(refined) and not trace.is_refusal(original):
         raise RewriteError(f"it is a refusal and no prompt: {refined[:60]!r}")
     _check_leak(chat, refined, policy)
-    written = "\n".join([*(message.text for message in chat.messages), *_offered(policy)])
+    said = (message.text for message in chat.messages if message.role not in _OTHERS)
+    written = "\n".join([*said, *_offered(policy)])
+    for letter in set(refined) - set(written):
+        if unicodedata.category(letter) in _INVISIBLE and letter not in _SPELLING:
+            raise RewriteError(f"it holds an invisible character that the user did not write: U+{ord(letter):04X}")
     for what, pattern in _FOREIGN.items():
         for found in pattern.findall(refined):
             if found not in written:

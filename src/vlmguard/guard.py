@@ -106,7 +106,7 @@ class Guard:
             failure=next((decision.review.failure for decision in decisions if decision.review.failure), None),
         )
         notice = self.policy.say(self.policy.notice, detect(chat.prompt)) if outcome is Outcome.BLOCK else None
-        return Guarded(sent, outcome, gravest.review.refinement, receipt, notice)
+        return Guarded(sent, outcome, gravest.review.refinement, receipt, notice, gravest.turn)
 
     async def close(self) -> None:
         """Gives back what the rewriter holds: connections, files, weights."""

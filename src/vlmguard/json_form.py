@@ -21,6 +21,7 @@ def guarded_form(chat: Chat, guarded: Guarded, ms: float) -> dict[str, Any]:
         "changed": _changed(chat, guarded.chat),
         "safety_prompt": _safety_prompt(chat, guarded.chat),
         "notice": guarded.notice,
+        "turn": len(chat.messages) - 1 if guarded.turn < 0 else guarded.turn,
         "understanding": refinement.understanding,
         "report": _report_form(refinement.report),
         "evidence": [

@@ -421,6 +421,8 @@ class Guarded:
     receipt: Receipt
     notice: str | None = None
     """What to tell the user when the request is blocked."""
+    turn: int = -1
+    """The message that decided; the newest of the user's may be another. -1 stands for the last."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

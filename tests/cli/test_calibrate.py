@@ -99,3 +99,13 @@ def test_many_rows_are_not_called_few() -> None:
     assert proposal.warnings == ()
     assert proposal.medium.threshold == pytest.approx(0.95, abs=0.001)
     assert proposal.medium.recall == 1.0
+
+
+def test_the_data_is_not_written_over(tmp_path: Path) -> None:
+    data = tmp_path / "mine.jsonl"
+    data.write_text(
+        '{"prompt": "how do I bake bread", "label": "benign"}\n{"prompt": "how do I rob a bank", "label": "harmful"}\n'
+    )
+    before = data.read_text()
+    assert main(["calibrate", "--data", str(data), "--max-false-positives", "50%", "--out", str(data)]) == 2
+    assert data.read_text() == before

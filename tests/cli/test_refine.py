@@ -23,6 +23,7 @@ def test_a_harmless_prompt_is_forwarded_as_it_is(capsys: pytest.CaptureFixture[s
         "changed",
         "safety_prompt",
         "notice",
+        "turn",
         "understanding",
         "report",
         "evidence",

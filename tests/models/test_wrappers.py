@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Draw
 from vlmguard import ScriptedModel, chat
-from vlmguard.errors import CutOffError, ModelError
+from vlmguard.errors import CutOffError, InputError, ModelError
 from vlmguard.models.breaker import Breaker
 from vlmguard.models.cache import Cache, question_key
 from vlmguard.models.deadline import Deadline, remaining, within
@@ -403,3 +403,22 @@ async def test_a_recording_holds_what_is_needed_to_score_again_and_no_pictures(t
     assert again["answer"] == "fine"
     assert file.stat().st_size < 4_000
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_a_file_that_is_no_recording_is_not_touched(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("precious notes without a line's end")
+    with pytest.raises(InputError, match="is no recording"):
+        Record(ScriptedModel(["x"]), notes, "m")
+    assert notes.read_text() == "precious notes without a line's end"
+    with pytest.raises(InputError, match="cannot be written"):
+        Record(ScriptedModel(["x"]), tmp_path, "m")
+    with pytest.raises(InputError, match="name a folder"):
+        Cache(ScriptedModel(["x"]), notes, "m")
+
+
+async def test_an_answer_that_cannot_be_kept_is_an_answer_all_the_same(tmp_path: Path) -> None:
+    model = Cache(ScriptedModel(["one", "two"]), tmp_path / "cache", "m")
+    (tmp_path / "cache").rmdir()
+    (tmp_path / "cache").write_text("in the way")
+    assert (await model.generate(chat("a"), Sampling())).text == "one"

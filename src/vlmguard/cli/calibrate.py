@@ -95,6 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     toml = as_toml(proposal, arguments.data.name, arguments.max_false_positives)
     try:
+        for out in filter(None, (arguments.json, arguments.plot, arguments.out)):
+            if out.exists() and out.samefile(arguments.data):
+                raise InputError(f"{out} is the data itself: name another file")
         if arguments.json:
             arguments.json.write_text(json.dumps(as_json(proposal), indent=1) + "\n", encoding="utf-8")
         if arguments.plot:

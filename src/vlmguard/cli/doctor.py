@@ -259,8 +259,12 @@ _PROBES: dict[str, Callable[[Named], Awaitable[str]]] = {
 def _show(checks: list[Check]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from vlmguard.cli.panel import printable
 
     table = Table(title=f"vlmguard {__version__}", title_justify="left", box=None, show_header=False)
     for check in checks:
-        table.add_row("[green]✓" if check.ok else "[red]✗", check.name, check.detail)
+        mark = Text("✓", style="green") if check.ok else Text("✗", style="red")
+        table.add_row(mark, Text(printable(check.name)), Text(printable(check.detail)))
     Console(highlight=False).print(table)

@@ -126,7 +126,9 @@ def _what(finding: Finding | None, policy: Policy) -> Styled:
     if finding.category is None:
         return Styled("nothing found", style="dim")
     score = "" if finding.score is None else f" {finding.score:.2f}"
-    return Styled.assemble((policy.category(finding.category).title, "bold"), (score, "dim"), "  ", finding.rationale)
+    return Styled.assemble(
+        (policy.category(finding.category).title, "bold"), (score, "dim"), "  ", printable(finding.rationale)
+    )
 
 
 def _evidence(evidence: tuple[Evidence, ...]) -> Iterator[RenderableType]:
@@ -168,9 +170,16 @@ def _result(chat: Chat, guarded: Guarded, *, coloured: bool) -> Iterator[Rendera
     if proposed is None:
         yield Styled.assemble(("The prompt is forwarded byte for byte: ", "bold"), _shown(chat.prompt or "(no words)"))
     else:
+        newest = len(chat.messages) - 1
+        turn = newest if guarded.turn < 0 else guarded.turn
+        if turn != newest:
+            yield Styled(
+                f"Turn {turn + 1} is rewritten again, as when it came; what follows it is judged by itself.",
+                style="dim",
+            )
         legend = "(new words green, words taken out red)" if coloured else "(new words {+so+}, words taken out [-so-])"
         yield Styled.assemble(("The refined prompt ", "bold"), (legend, "dim"))
-        yield _difference(chat.prompt, proposed, coloured=coloured)
+        yield _difference(chat.messages[turn].text, proposed, coloured=coloured)
     if guarded.chat is not None and len(guarded.chat.messages) > len(chat.messages):
         yield Styled("The policy's static safety prompt goes before it.", style="magenta")
 
@@ -206,7 +215,11 @@ def _receipt(receipt: Receipt) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("receipt", Styled(f"{receipt.id}  {receipt.time}", style="dim"))
-    judged = _grouped((row, f"by {row.judged_by}") for row in receipt.judgements if row.judged_by is not None)
+    if receipt.failure is not None:
+        table.add_row("failed", Styled(printable(receipt.failure), style="red"))
+    judged = _grouped(
+        (row, f"by {printable(row.judged_by)}") for row in receipt.judgements if row.judged_by is not None
+    )
     table.add_row(
         "judged", Styled("; ".join(f"{places} {judge}" for places, judge in judged) or "nothing", style="dim")
     )

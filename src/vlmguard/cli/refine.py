@@ -55,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code: 0 judged, 3 a batch with error rows. Raises ``InputError``, ``GuardError``."""
+    if arguments.explain and (arguments.json or arguments.batch is not None):
+        raise InputError("--explain is for the panel: leave --json and --batch out")
+    if arguments.explain and arguments.rewriter != "embedded" and not arguments.rewriter.startswith("tiered:"):
+        raise InputError("--explain tells of the embedded scorer, and that rewriter has none")
     if arguments.batch is not None:
         return _run_batch(arguments)
     if arguments.out is not None or arguments.workers is not None:

@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from vlmguard.errors import InputError
 from vlmguard.models.wrapper import close
 from vlmguard.protocols import Model
 from vlmguard.types import Chat, Completion, Sampling, Usage
@@ -52,7 +54,10 @@ class Cache:
         self._tenant = tenant
         self._most = most
         self._written = 0
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the cache {folder} cannot be used: {error.strerror}; name a folder") from error
 
     async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
         """The kept answer, or a new one."""
@@ -72,17 +77,27 @@ class Cache:
         return self._folder / key[:2] / f"{key}.json"
 
     def _keep(self, file: Path, completion: Completion) -> None:
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, suffix=".new")
-        with os.fdopen(handle, "w", encoding="utf-8") as opened:
-            json.dump(asdict(completion), opened, ensure_ascii=True)
-        Path(name).replace(file)  # all or nothing, also for another process that reads it now
+        """An answer that cannot be kept is an answer all the same."""
+        name = ""
+        try:
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=file.parent, suffix=".new")
+            with os.fdopen(handle, "w", encoding="utf-8") as opened:
+                json.dump(asdict(completion), opened, ensure_ascii=True)
+            Path(name).replace(file)  # all or nothing, also for another process that reads it now
+        except OSError:
+            if name:
+                Path(name).unlink(missing_ok=True)
+            return
         self._written += 1
         if self._written % _PRUNED_EVERY == 0:
             self._prune()
 
     def _prune(self) -> None:
-        files = [(file.stat().st_mtime, file) for file in self._folder.glob("??/*.json")]
+        files = []
+        for file in self._folder.glob("??/*.json"):
+            with suppress(OSError):  # another process may prune, too
+                files.append((file.stat().st_mtime, file))
         for _, file in sorted(files)[: max(0, len(files) - self._most)]:
             file.unlink(missing_ok=True)
 

@@ -321,7 +321,7 @@ class EndpointModel:
             # One call for all that came together; where one of them is broken, it is told by itself.
             try:
                 yield json.loads(b"[%b]" % b",".join(data[:done]))
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield [self._parse(response, event) for event in data[:done]]
             if done < len(data):
                 return
@@ -431,11 +431,11 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds, from either of the two forms that the header has; ``None`` for anything else."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if value.isascii() and value.strip().isdecimal():
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 

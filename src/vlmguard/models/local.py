@@ -10,6 +10,7 @@ import hashlib
 import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from vlmguard.models.wrapper import cut_off
 from vlmguard.types import Chat, Completion, Image, Message, Opaque, Part, Sampling, Text, Usage
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja")
+"""What makes a model what it is: weights, configuration, tokenizer, chat template."""
 _ENDS = 1_000_000
 """Bytes at both ends of a file of weights that its fingerprint is made of."""
 
@@ -58,13 +61,14 @@ class LocalModel:
             ) from error
         self._model: Any = model.to(self._device).eval()
         self.fingerprint = fingerprint(where, adapter)
-        self._free = threading.Lock()
+        # A thread of its own: questions that wait must not hold those that others wait for.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="local model")
 
     async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
         """The whole answer."""
         started = time.perf_counter()
         run = _Run(asyncio.get_running_loop())
-        worker = asyncio.create_task(asyncio.to_thread(self._generate, chat, sampling, run))
+        worker = self._start(chat, sampling, run)
         try:
             prompt, said, text, cut = await asyncio.shield(worker)
         except asyncio.CancelledError:
@@ -76,7 +80,7 @@ class LocalModel:
     async def stream(self, chat: Chat, sampling: Sampling, /) -> AsyncIterator[str]:
         """Pieces of the answer as they come."""
         run = _Run(asyncio.get_running_loop())
-        worker = asyncio.create_task(asyncio.to_thread(self._generate, chat, sampling, run))
+        worker = self._start(chat, sampling, run)
         worker.add_done_callback(lambda _: run.pieces.put_nowait(None))
         try:
             while (piece := await run.pieces.get()) is not None:
@@ -88,6 +92,9 @@ class LocalModel:
         finally:
             run.stop.set()
 
+    def _start(self, chat: Chat, sampling: Sampling, run: _Run) -> asyncio.Future[tuple[int, int, str, bool]]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._generate, chat, sampling, run)
+
     # -----------------------------------------------------------------------------------------------------------------
     # In the worker's thread
 
@@ -95,18 +102,17 @@ class LocalModel:
         """Tokens of the prompt and of the answer, the answer, and whether it reached the most tokens."""
         import torch
 
-        with self._free:
-            if run.stop.is_set():
-                return 0, 0, "", False
-            inputs = self._inputs(chat)
-            length = inputs["input_ids"].shape[1]
-            if sampling.seed is not None:
-                torch.manual_seed(sampling.seed)
-            try:
-                with torch.inference_mode():
-                    output = self._model.generate(**inputs, **self._options(sampling, run))
-            except Exception as error:  # out of memory, a context too long, pictures of a size it does not take
-                raise ModelError(f"the local model broke ({type(error).__name__}: {error})") from error
+        if run.stop.is_set():
+            return 0, 0, "", False
+        inputs = self._inputs(chat)
+        length = inputs["input_ids"].shape[1]
+        if sampling.seed is not None:
+            torch.manual_seed(sampling.seed)
+        try:
+            with torch.inference_mode():
+                output = self._model.generate(**inputs, **self._options(sampling, run))
+        except Exception as error:  # out of memory, a context too long, pictures of a size it does not take
+            raise ModelError(f"the local model broke ({type(error).__name__}: {error})") from error
         tokens = output[0][length:]
         ended = len(tokens) > 0 and int(tokens[-1]) in self._ends()
         text = self._processor.decode(tokens, skip_special_tokens=True)
@@ -209,7 +215,7 @@ def fingerprint(where: str, adapter: str | None) -> str:
         if not name or not folder.is_dir():
             digest.update(name.encode())
             continue
-        for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
+        for file in sorted(file for kind in _FILES for file in folder.glob(kind)):
             size = file.stat().st_size
             digest.update(f"{file.name}:{size}:".encode())
             with file.open("rb") as opened:

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vlmguard.errors import ModelError
+from vlmguard.errors import InputError, ModelError
 from vlmguard.jsonl import Appender
 from vlmguard.models.cache import question_key
 from vlmguard.models.wrapper import close
 from vlmguard.protocols import Model
 from vlmguard.types import Chat, Completion, Image, Part, Sampling, Text
+
+_ROW_START = b'{"time":'
+"""What every recording begins with: another's file is not cut or added to."""
 
 
 class Record:
@@ -58,31 +61,43 @@ class Record:
 
     def _open(self) -> Appender:
         if self._rows is None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.touch(mode=0o600)
-            self._rows = Appender(self._file)
+            try:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                self._file.touch(mode=0o600)
+                with self._file.open("rb") as opened:
+                    start = opened.read(len(_ROW_START))
+                if start and not _ROW_START.startswith(start):
+                    raise InputError(f"{self._file} exists and is no recording: name another file")
+                self._rows = Appender(self._file)
+            except OSError as error:
+                raise InputError(f"{self._file} cannot be written: {error.strerror}; name another file") from error
         return self._rows
 
     def _write(self, chat: Chat, sampling: Sampling, outcome: dict[str, Any]) -> None:
-        self._open().append(
-            {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "model": self._identity,
-                "key": question_key(self._identity, chat, sampling, self._tenant),
-                "messages": [
-                    {"role": message.role, "parts": [_part_form(part) for part in message.parts]}
-                    for message in chat.messages
-                ],
-                "sampling": {
-                    "max_tokens": sampling.max_tokens,
-                    "temperature": sampling.temperature,
-                    "seed": sampling.seed,
-                    "stop": list(sampling.stop),
-                    "index": sampling.index,
-                },
-                **outcome,
-            }
-        )
+        row = self._row(chat, sampling, outcome)
+        try:
+            self._open().append(row)
+        except OSError as error:
+            raise ModelError(f"the recording {self._file} cannot be written: {error.strerror}; free space") from error
+
+    def _row(self, chat: Chat, sampling: Sampling, outcome: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "model": self._identity,
+            "key": question_key(self._identity, chat, sampling, self._tenant),
+            "messages": [
+                {"role": message.role, "parts": [_part_form(part) for part in message.parts]}
+                for message in chat.messages
+            ],
+            "sampling": {
+                "max_tokens": sampling.max_tokens,
+                "temperature": sampling.temperature,
+                "seed": sampling.seed,
+                "stop": list(sampling.stop),
+                "index": sampling.index,
+            },
+            **outcome,
+        }
 
 
 def _part_form(part: Part) -> dict[str, Any]:

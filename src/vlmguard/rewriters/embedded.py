@@ -168,8 +168,9 @@ class EmbeddedRewriter:
         ):
             if any(self._policy.level(category, score) >= Level.MEDIUM for category, score in risk.items()):
                 return
-            joined = f"{turn} {joined}"
-            yield _Candidate(joined, Modality.TEXT, f"last {number} turns", 'read as one they ask "{}"')
+            glued, joined = f"{turn}{joined}", f"{turn} {joined}"
+            for text in (joined, glued):  # a request may be split inside a word
+                yield _Candidate(text, Modality.TEXT, f"last {number} turns", 'read as one they ask "{}"')
 
     def _finding(self, candidate: _Candidate, risk: dict[str, float]) -> Finding:
         """The gravest category; only orders count in what nobody wished for (a tool's result)."""

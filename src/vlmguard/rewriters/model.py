@@ -87,7 +87,7 @@ class ModelRewriter:
         """
         question = ask(chat, self._policy, self._key, self._budget)
         refinement = await self._refinement(chat, question)
-        contested = self._action(refinement.report) is Action.FORWARD and _is_steered(chat)
+        contested = _is_steered(chat)
         rows = tuple(self._account(chat.messages[-1], question, contested))
         return Review(refinement, rows, "model", self._weights, PROMPTS)
 
@@ -181,7 +181,8 @@ def _gap(part: Part) -> Reason | None:
 
 
 def _is_steered(chat: Chat) -> bool:
-    """Whether words of the chat speak to the rewriter itself: its "harmless" then counts for nothing.
+    """Whether words of the chat speak to the rewriter itself: its verdict then counts for nothing, be it a "harmless" or a
+    rewrite that was put into its mouth.
 
     Turns are read alone and as one, since a sign can be split over them.
     """

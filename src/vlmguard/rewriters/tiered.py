@@ -77,12 +77,13 @@ class TieredRewriter:
         try:
             async with within(left, "the model tier"):
                 second = await self._model.refine(chat)
-                await self._check_no_new_risk(first, second, chat)
-        except VlmguardError as error:
+                again = await self._judge_rewrite(first, second, chat)
+        except Exception as error:
             if not self._points.fallback:
                 raise
-            return replace(first, failure=f"the model tier failed, the embedded tier stands in: {error}")
-        return self._combined(chat.messages[-1], first, second)
+            told = str(error) if isinstance(error, VlmguardError) else f"{type(error).__name__}: {error}"
+            return replace(first, failure=f"the model tier failed, the embedded tier stands in: {told}")
+        return self._combined(chat.messages[-1], first, second, again)
 
     async def close(self) -> None:
         """Closes both tiers."""
@@ -106,10 +107,13 @@ class TieredRewriter:
     def _acts(self, finding: Finding) -> bool:
         return finding.level > Level.NONE and self._policy.action(finding) is not Action.FORWARD
 
-    async def _check_no_new_risk(self, first: Review, second: Review, chat: Chat) -> None:
-        """A refined prompt is itself a prompt: one that asks for something grave which nobody found is not the user's."""
+    async def _judge_rewrite(self, first: Review, second: Review, chat: Chat) -> bool:
+        """Whether the first tier would act on the model's refined prompt as well: then it mends nothing.
+
+        Raises ``RewriteError`` for one that asks for something grave which nobody found: it is not the user's.
+        """
         if second.refinement.prompt is None or chat.messages[-1].role != "user":
-            return
+            return False
         again = await self._first.refine(Chat((Message("user", (Text(second.refinement.prompt),)),)))
         found = {finding.category for review in (first, second) for finding in _findings(review.refinement.report)}
         known = {self._policy.category(category).id for category in found if category is not None}
@@ -122,11 +126,12 @@ class TieredRewriter:
                 raise RewriteError(
                     f"the model's refined prompt is itself a risk ({finding.category}) that nobody found"
                 )
+        return any(map(self._acts, _findings(again.refinement.report)))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Two reviews → one
 
-    def _combined(self, message: Message, first: Review, second: Review) -> Review:
+    def _combined(self, message: Message, first: Review, second: Review, again: bool) -> Review:
         """The model's findings and prompt, the scores and observations of both, and who judged what."""
         refinement = replace(
             second.refinement,
@@ -136,7 +141,7 @@ class TieredRewriter:
         contested = (
             self._points.contest
             and any(map(self._acts, _findings(first.refinement.report)))
-            and not any(map(self._acts, _findings(second.refinement.report)))
+            and (again or not any(map(self._acts, _findings(second.refinement.report))))
         )
         paths = {part.path for part in message.parts} if contested else set()
         return Review(
