@@ -294,3 +294,39 @@ def test_every_set_says_how_it_is_got() -> None:
         assert card.link.startswith("https://") or name == "jsonl"
         assert card.licence
         assert card.measures
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ('"prompt": null', "is a text"),
+        ('"prompt": 7', "is a text"),
+        ('"messages": [{"role": "user", "content": {"text": "x"}}]', "is a text"),
+        ('"messages": [{"role": "user", "content": [{"type": "image_url"}]}]', "list of text parts"),
+        ('"prompt": "x", "images": "p.png"', "list of paths"),
+        ('"prompt": "x", "category": ["a"]', "'category' is a text"),
+    ],
+)
+def test_rows_of_ones_own_that_are_no_questions_are_broken(tmp_path: Path, fields: str, reason: str) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"id": "1", ' + fields + "}\n", encoding="utf-8")
+    (benchmark,) = make_benchmarks(f"jsonl:{file}")
+    (found,) = list(benchmark)
+    assert isinstance(found, Broken)
+    assert reason in found.reason
+
+
+def test_null_in_a_row_of_ones_own_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    turn = '[{"role": "user", "content": [{"type": "text", "text": "How"}, {"type": "text", "text": "so?"}]}]'
+    nulls = '"group": null, "hazard": null, "category": null, "choices": null, "images": null, "reference": null'
+    file.write_text('{"id": "1", "messages": ' + turn + ", " + nulls + "}\n", encoding="utf-8")
+    (found,) = list(make_benchmarks(f"jsonl:{file}")[0])
+    assert isinstance(found, Sample)
+    assert found.chat.prompt == "How\nso?"
+    assert (found.group, found.hazard, found.category, found.choices, found.reference) == ("", "", None, (), "")
+
+
+def test_a_part_that_stands_in_another_is_taken_only_by_name() -> None:
+    assert [each.name.partition("/")[2] for each in make_benchmarks("figstep:/nowhere")] == ["safebench", "pro"]
+    assert make_benchmarks("figstep/tiny:/nowhere")[0].name == "figstep*/tiny"

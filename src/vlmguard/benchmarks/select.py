@@ -105,6 +105,10 @@ SHAPE_SEEN = frozenset(BENCHMARKS) - {"mssbench", "mm-vet"}
 """Sets of whose files we saw a piece. The others are read as their documentation describes them."""
 
 
+_WITHIN = frozenset({("figstep", "tiny")})
+"""Parts that stand in another part of their set as well: taken only where they are named."""
+
+
 class Folder:
     """A benchmark: the rows of one part of a set, in a folder. Fulfils ``protocols.Benchmark``."""
 
@@ -195,7 +199,7 @@ def make_benchmarks(spec: str) -> list[Folder]:
         )
     if part and part not in card.rows:
         raise InputError(f"{name} has no part {part!r}: it has {', '.join(filter(None, card.rows)) or 'none'}")
-    parts = [part] if part else list(card.rows)
+    parts = [part] if part else [each for each in card.rows if (name, each) not in _WITHIN]
     return [Folder(name, card, each, Path(folder), pin) for each in parts]
 
 

@@ -332,29 +332,49 @@ def _own(folder: Path, entry: dict[str, Any], id: str) -> Sample:
         harmful = not entry["benign"]
     if harmful is not None and not isinstance(harmful, bool):
         raise InputError("'harmful' is true, false or left out")
+    named = entry.get("images") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise InputError("'images' is a list of paths")
     # A file of one's own may name any picture that its owner can read.
-    images = [
-        read_image((folder / name).read_bytes(), f"/images/{n}") for n, name in enumerate(entry.get("images", []))
-    ]
+    images = [read_image((folder / name).read_bytes(), f"/images/{n}") for n, name in enumerate(named)]
     return Sample(
         id,
         _own_chat(entry, images),
         harmful=harmful,
-        category=entry.get("category"),
-        reference=str(entry.get("reference") or entry.get("safe") or ""),
-        choices=tuple(str(choice) for choice in entry.get("choices", ())),
-        group=str(entry.get("group", "")),
-        hazard=str(entry.get("hazard", "")),
+        category=_word(entry, "category") or None,
+        reference=_word(entry, "reference") or _word(entry, "safe"),
+        choices=tuple(str(choice) for choice in entry.get("choices") or ()),
+        group=_word(entry, "group"),
+        hazard=_word(entry, "hazard"),
     )
+
+
+def _word(entry: dict[str, Any], name: str) -> str:
+    """A text or a number; "" where it is left out or ``null``. Raises ``InputError``."""
+    value = entry.get(name)
+    if value is not None and not isinstance(value, str | int | float):
+        raise InputError(f"{name!r} is a text, not {json.dumps(value)[:80]}")
+    return "" if value is None else str(value)
+
+
+def _said(content: Any, name: str) -> str:
+    """What a turn says: a text, or OpenAI's list of text parts. Raises ``InputError``."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
+    ):
+        return "\n".join(part["text"] for part in content)
+    raise InputError(f"{name} is a text, or a list of text parts; pictures stand in 'images'")
 
 
 def _own_chat(entry: dict[str, Any], images: list[Image]) -> Chat:
     if "prompt" in entry:
-        return ask(str(entry["prompt"]), *images)
+        return ask(_said(entry["prompt"], "'prompt'"), *images)
     turns = entry["messages"]
     messages: list[Message] = []
     for number, turn in enumerate(turns):
-        parts: list[Part] = [Text(str(turn["content"]), f"/messages/{number}/content")]
+        parts: list[Part] = [Text(_said(turn["content"], "'content'"), f"/messages/{number}/content")]
         if number == len(turns) - 1:
             parts = [*images, *parts]
         if turn["role"] not in _ROLES:
