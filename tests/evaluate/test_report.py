@@ -21,7 +21,7 @@ from vlmguard.evaluate.charts import Point, front
 from vlmguard.evaluate.exports import tex
 from vlmguard.evaluate.report import write_report
 from vlmguard.evaluate.store import Cell, Store, Stored
-from vlmguard.evaluate.tables import make_tables
+from vlmguard.evaluate.tables import baseline, make_tables
 from vlmguard.statistics import Interval
 from vlmguard.types import (
     Answer,
@@ -129,6 +129,53 @@ def test_two_runs_stand_beside_each_other(tmp_path: Path) -> None:
     write_report([tmp_path / "first", tmp_path / "second"], tmp_path / "out")
     text = (tmp_path / "out/report.md").read_text(encoding="utf-8")
     assert "vlmguard (embedded) · second" in text
+
+
+def test_runs_of_one_name_keep_their_own_baselines(tmp_path: Path) -> None:
+    for name in ("a/run", "b/run"):
+        fill(tmp_path / name).__exit__()
+    with Store(tmp_path / "b/run") as store:
+        cell = Cell("only", "mine", "tiny", "figstep", 0)
+        store.add_cell(cell, 5)
+        store.add_answer(cell, "0", Stored(Answer("A.")))
+    stores = [Store(tmp_path / name) for name in ("a/run", "b/run")]
+    tables = make_tables(stores)
+    for each in stores:
+        each.__exit__()
+    assert tables.defences[:2] == ["none", "none · b/run"]
+    assert {test.defence for test in tables.tests} == {"vlmguard (embedded)", "vlmguard (embedded) · b/run"}
+    assert "figstep · b/run" in tables.defences
+    assert baseline("figstep · b/run", tables.defences) == "none · b/run"
+    assert set(tables.headlines) == {"vlmguard (embedded)", "vlmguard (embedded) · b/run"}
+
+
+def test_other_files_under_one_name_are_not_set_beside_each_other(tmp_path: Path) -> None:
+    fill(tmp_path / "first").__exit__()
+    with Store(tmp_path / "second") as store:
+        store.add_benchmark("mine", "e" * 64, "safety", "Others")
+    with pytest.raises(InputError, match="other files under the name mine"):
+        write_report([tmp_path / "first", tmp_path / "second"], tmp_path / "out")
+
+
+def test_parts_of_a_set_that_ask_about_one_picture_are_one_group(tmp_path: Path) -> None:
+    with Store(tmp_path / "run") as store:
+        for place, (name, group) in enumerate(
+            (
+                ("mm-safetybench/SD", "1"),
+                ("mm-safetybench/TYPO", "1"),
+                ("siuo-gen", "p"),
+                ("siuo-mcqa", "p"),
+                ("own", "1"),
+            )
+        ):
+            store.add_benchmark(name, "f", "safety", name)
+            store.add_sample(name, Sample("1", chat("Question?"), True, group=group))
+            cell = Cell(name, name, "tiny", "none", 0)
+            store.add_cell(cell, place)
+            store.add_answer(cell, "1", Stored(Answer("A.")))
+        tables = make_tables([store])
+    assert len(tables.given) == 5
+    assert len({row.item.group for row in tables.given}) == 3
 
 
 def test_a_target_that_never_answered_stands_in_the_tables(tmp_path: Path) -> None:

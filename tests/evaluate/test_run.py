@@ -12,11 +12,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Draw
 from tests.evaluate.conftest import Endpoint
+from vlmguard.cli.main import main
 from vlmguard.errors import InputError, VlmguardError
 from vlmguard.evaluate.crew import open_crew
 from vlmguard.evaluate.plan import Plan, load_plan, make_plan
@@ -275,3 +277,94 @@ def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.sqlite").write_bytes(b"not a database, and long enough to look at" * 40)
     with pytest.raises(VlmguardError, match="no run of vlmguard"):
         Store(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"max_tokens": 7}, {"defences": ("none", "safety-prompt")}])
+async def test_other_settings_under_the_same_name_are_refused(
+    plan: Plan, endpoint: Endpoint, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    await go(plan, tmp_path / "out")
+    asked = len(endpoint.asked)
+    with pytest.raises(InputError, match="begun with other settings"):
+        await go(replace(plan, **change), tmp_path / "out")
+    assert len(endpoint.asked) == asked
+    await go(replace(plan, max_tokens=7), tmp_path / "other")
+    with Store(tmp_path / "out") as store, pytest.raises(InputError, match="begun with other settings"):
+        store.merge(tmp_path / "other")
+    assert rows(tmp_path / "out", "SELECT count(*) FROM answers") == [(24,)]
+
+
+async def test_a_picture_that_changed_is_refused_and_a_lost_one_hides_no_answer(
+    plan: Plan, draw: Draw, tmp_path: Path
+) -> None:
+    picture = tmp_path / "p.png"
+    picture.write_bytes(draw("a label"))
+    file = tmp_path / "seen.jsonl"
+    file.write_text('{"id": "p", "prompt": "What is this?", "images": ["p.png"], "harmful": false}\n', encoding="utf-8")
+    seen = replace(plan, benchmarks=(f"jsonl:{file}",))
+    await go(seen, tmp_path / "out")
+    more = replace(seen, judges=(*plan.judges, "match"), defences=(*plan.defences, "figstep"))
+    picture.write_bytes(draw("another"))
+    with pytest.raises(InputError, match="not what it was when it was answered"):
+        await go(more, tmp_path / "out")
+    picture.write_bytes(b"no picture")
+    await go(more, tmp_path / "out")
+    assert rows(tmp_path / "out", "SELECT broken FROM samples") == [(None,)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_a_merge_keeps_an_answer_together_with_its_verdicts(
+    plan: Plan, endpoint: Endpoint, tmp_path: Path, order: tuple[int, int]
+) -> None:
+    """The same questions twice, once with failures: real answers win in any order, and no verdict is of another answer."""
+    folders = [tmp_path / "good", tmp_path / "failed"]
+    await go(plan, folders[0])
+    endpoint.failing = 400
+    await go(plan, folders[1])
+    with Store(tmp_path / "whole") as whole:
+        for place in order:
+            whole.merge(folders[place])
+    assert rows(tmp_path / "whole", "SELECT count(*), sum(error IS NOT NULL) FROM answers") == [(24, 0)]
+    assert rows(tmp_path / "whole", "SELECT count(*), sum(error IS NOT NULL) FROM verdicts") == [(48, 0)]
+    with sqlite3.connect(folders[0] / "run.sqlite") as db:
+        db.execute("UPDATE answers SET text = 'another'")
+        db.execute("UPDATE verdicts SET rationale = 'of another'")
+    db.close()
+    with Store(tmp_path / "whole") as whole:
+        whole.merge(folders[0])
+    assert rows(tmp_path / "whole", "SELECT sum(text = 'another') FROM answers") == [(0,)]
+    assert rows(tmp_path / "whole", "SELECT sum(rationale = 'of another') FROM verdicts") == [(0,)]
+
+
+def test_one_process_writes_to_a_run(tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "out"), Store(tmp_path / "out")
+    with first, second, first.alone(), pytest.raises(InputError, match="another process"), second.alone():
+        pass
+    with Store(tmp_path / "out") as again, again.alone():
+        pass
+
+
+def test_a_refused_plan_leaves_nothing_and_no_folder_is_closed_to_its_owners_group(
+    questions: Path, tmp_path: Path
+) -> None:
+    command = ["eval", "run", "--benchmark", f"jsonl:{questions}", "--target", "scripted:none.jsonl"]
+    assert main([*command, "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir(mode=0o755)
+    mine.chmod(0o755)
+    Store(mine).__exit__()
+    assert mine.stat().st_mode & 0o777 == 0o755
+    assert (mine / "run.sqlite").stat().st_mode & 0o077 == 0
+    assert (mine / "pictures").stat().st_mode & 0o077 == 0
+
+
+async def test_a_judge_is_known_by_what_it_is(plan: Plan, tmp_path: Path) -> None:
+    """Another script under the same name is another judge, and is asked."""
+    script = tmp_path / "judge.jsonl"
+    script.write_text('{"answer": "nothing"}\n', encoding="utf-8")
+    judged = replace(plan, judges=(f"three-way:scripted:{script}",))
+    await go(judged, tmp_path / "out")
+    script.write_text('{"answer": "something else"}\n', encoding="utf-8")
+    assert (await go(judged, tmp_path / "out")).verdicts == 24
+    assert len(rows(tmp_path / "out", "SELECT DISTINCT judge FROM verdicts")) == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmguard.cli.models import SPECS
-from vlmguard.errors import InputError
+from vlmguard.errors import InputError, VlmguardError
 
 if TYPE_CHECKING:
     from vlmguard.evaluate.crew import Crew, Opener, Spend
@@ -132,10 +132,17 @@ def _run(arguments: argparse.Namespace) -> int:
     for each in benchmarks:
         for note in each.notes():
             print(f"note: {note}", file=sys.stderr)
-    with Store(arguments.out) as store:
-        crew = open_crew(plan, store)
-        print(_estimate(plan, crew, shard), file=sys.stderr)
+    with Store(arguments.out) as store, store.alone():
+        try:
+            crew = open_crew(plan, store)
+            runner.check(plan, crew, store)
+            print(_estimate(plan, crew, shard), file=sys.stderr)
+        except VlmguardError:
+            store.discard()
+            raise
         if arguments.estimate:
+            asyncio.run(crew.close())
+            store.discard()
             return 0
         store.set_meta("plan", json.dumps(plan.form(), default=str))
         store.set_meta("judges", json.dumps([judge.name for judge in crew.judges]))
@@ -255,7 +262,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
     from vlmguard.evaluate.store import Store
     from vlmguard.judges.select import make_judge
 
-    with Store(arguments.out, make=False) as store:
+    with Store(arguments.out, make=False) as store, store.alone():
         plan = Plan(
             ("stored",),
             ("stored",),
@@ -276,7 +283,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
 def _merge(arguments: argparse.Namespace) -> int:
     from vlmguard.evaluate.store import Store
 
-    with Store(arguments.out) as store:
+    with Store(arguments.out) as store, store.alone():
         for part in arguments.parts:
             store.merge(part)
     _write(arguments.out)

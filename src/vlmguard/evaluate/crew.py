@@ -166,9 +166,9 @@ class Opener:
         return self.wrap(named), named.identity
 
     def judge(self, spec: str) -> tuple[Model, str]:
-        """Model and name."""
+        """Model, and a name that tells it from others of its name: verdicts are kept by it."""
         named = self.named(spec)
-        return self.wrap(named), named.name
+        return self.wrap(named), f"{named.name}@{hashlib.sha256(named.identity.encode()).hexdigest()[:6]}"
 
     def here(self, spec: str) -> str:
         """A spec whose file, where it names one beside the plan, is found from anywhere."""

@@ -20,7 +20,7 @@ from vlmguard.evaluate import charts, words
 from vlmguard.evaluate.exports import to_csv, to_latex, to_markdown
 from vlmguard.evaluate.published import HEADLINE, PUBLISHED
 from vlmguard.evaluate.store import Store
-from vlmguard.evaluate.tables import MEASURES, Figure, Given, Measure, Tables, make_tables
+from vlmguard.evaluate.tables import MEASURES, TOPS, Figure, Given, Measure, Tables, baseline, is_baseline, make_tables
 from vlmguard.images import views
 from vlmguard.statistics import Headline, Interval
 
@@ -202,7 +202,7 @@ def _card(tables: Tables, benchmark: str, defence: str) -> Card:
         pairs = [
             (before, after)
             for target in found.per_target
-            if (before := _any_judge(tables, benchmark, target, "none", name)) is not None
+            if (before := _any_judge(tables, benchmark, target, baseline(defence, tables.defences), name)) is not None
             and (after := _any_judge(tables, benchmark, target, defence, name)) is not None
         ]
         if pairs:
@@ -226,9 +226,6 @@ def _any_judge(tables: Tables, benchmark: str, target: str, defence: str, name: 
     return next((figure for figure in found if figure is not None), None)
 
 
-_TOP = {"share": 1.0, "of 10": 10.0, "%": 100.0}
-
-
 def _cell(tables: Tables, figure: Figure, ink: str) -> Cell:
     found, unit = figure.interval, figure.measure.unit
     mark = ""
@@ -240,7 +237,7 @@ def _cell(tables: Tables, figure: Figure, ink: str) -> Cell:
             mark = "▲" if test.difference.value * figure.measure.better > 0 else "▼"
     hint = f"n = {found.n}, {found.groups} groups, {found.method}; judge {figure.judge}; not judged {figure.unjudged}"
     return Cell(
-        words.value(found.value, unit), words.span(found, unit), charts.interval(found, _TOP[unit], ink), mark, hint
+        words.value(found.value, unit), words.span(found, unit), charts.interval(found, TOPS[unit], ink), mark, hint
     )
 
 
@@ -311,7 +308,7 @@ def _scatters(tables: Tables, benchmark: str, inks: Mapping[str, str]) -> list[s
 
 
 def _scaled(figure: Figure) -> Interval:
-    top = _TOP[figure.measure.unit]
+    top = TOPS[figure.measure.unit]
     found = figure.interval
     return Interval(found.value / top, found.low / top, found.high / top, found.n, found.groups, found.method)
 
@@ -329,7 +326,7 @@ def _bars(tables: Tables, inks: Mapping[str, str]) -> list[tuple[str, str]]:
         most = sorted(categories, key=lambda name: (-categories[name][0][1].n, name))[:_MOST_CATEGORIES]
         groups = [charts.Group(name, tuple(categories[name])) for name in most]
         if groups:
-            made.append((target, charts.bars(groups, _TOP[measure.unit], measure.unit)))
+            made.append((target, charts.bars(groups, TOPS[measure.unit], measure.unit)))
     return made
 
 
@@ -372,11 +369,11 @@ class Example:
 
 def _examples(tables: Tables, stores: Sequence[Store]) -> list[Example]:
     """Pairs that got better, pairs that got worse, and pairs that stayed unsafe: what a defence loses is shown like its gain."""
-    plain = {_place(row): row for row in tables.given if row.defence == "none" and not row.error}
+    plain = {(row.defence, *_place(row)): row for row in tables.given if is_baseline(row.defence) and not row.error}
     kinds: dict[str, list[tuple[Given, Given]]] = {"became better": [], "became worse": [], "stayed unsafe": []}
     for row in tables.given:
-        before = plain.get(_place(row))
-        if row.defence == "none" or row.error or before is None:
+        before = plain.get((baseline(row.defence, tables.defences), *_place(row)))
+        if is_baseline(row.defence) or row.error or before is None:
             continue
         first, second = _good(before, tables.main_judge), _good(row, tables.main_judge)
         if first is None or second is None:

@@ -88,8 +88,17 @@ def chosen(benchmark: Folder, plan: Plan, shard: tuple[int, int] = (1, 1)) -> li
     return [id for id in ids if hashes[id] % parts == part - 1]
 
 
+def check(plan: Plan, crew: Crew, store: Store) -> None:
+    """Raises ``InputError`` where the run was begun with other data or settings. Writes nothing."""
+    for benchmark in crew.benchmarks:
+        store.check_benchmark(benchmark.name, benchmark.fingerprint)
+        for cell, *_ in crew.cells(plan, benchmark):
+            store.check_cell(cell)
+
+
 async def run(plan: Plan, crew: Crew, store: Store, progress: Progress, shard: tuple[int, int] = (1, 1)) -> None:
-    """Everything that is missing. Raises ``InputError`` where the run was begun with other data."""
+    """Everything that is missing. Raises ``InputError`` where the run was begun with other data or settings."""
+    check(plan, crew, store)
     async with _Works(plan, store, progress) as works:
         await works.feed(_todo(plan, crew, store, progress, shard))
 
