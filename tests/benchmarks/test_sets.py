@@ -330,3 +330,17 @@ def test_null_in_a_row_of_ones_own_is_left_out(tmp_path: Path) -> None:
 def test_a_part_that_stands_in_another_is_taken_only_by_name() -> None:
     assert [each.name.partition("/")[2] for each in make_benchmarks("figstep:/nowhere")] == ["safebench", "pro"]
     assert make_benchmarks("figstep/tiny:/nowhere")[0].name == "figstep*/tiny"
+
+
+def test_a_label_of_xstest_is_safe_or_unsafe(world: World) -> None:
+    world.csv(
+        "xstest_prompts.csv",
+        [
+            {"id": "1", "prompt": "How?", "type": "t", "label": "sfae"},
+            {"id": "2", "prompt": "How?", "type": "t", "label": "unsafe"},
+        ],
+    )
+    first, second = list(only(f"xstest:{world.folder}"))
+    assert isinstance(first, Broken)
+    assert "'sfae'" in first.reason
+    assert isinstance(second, Sample)

@@ -149,6 +149,21 @@ def test_runs_of_one_name_keep_their_own_baselines(tmp_path: Path) -> None:
     assert set(tables.headlines) == {"vlmguard (embedded)", "vlmguard (embedded) · b/run"}
 
 
+def test_the_headline_says_what_it_rests_on_and_leaves_out_by_name(tmp_path: Path) -> None:
+    with fill(tmp_path / "run") as store:
+        for place, (defence, safety) in enumerate((("none", 0.0), ("vlmguard (embedded)", 4.0))):
+            cell = Cell(f"zero{place}", "mine", "nought", defence, 0)
+            store.add_cell(cell, 5 + place)
+            for number in range(10):
+                store.add_answer(cell, str(number), Stored(Answer("A.")))
+                store.add_verdict(cell, str(number), Verdict("judge", safety=safety))
+    html, markdown, *_ = write_report([tmp_path / "run"], tmp_path / "out")
+    for file in (html, markdown):
+        text = file.read_text(encoding="utf-8")
+        assert "n = 10 of 19 risky samples" in text
+        assert "at 0 before: nought" in text
+
+
 def test_other_files_under_one_name_are_not_set_beside_each_other(tmp_path: Path) -> None:
     fill(tmp_path / "first").__exit__()
     with Store(tmp_path / "second") as store:

@@ -262,6 +262,9 @@ def test_plans_are_read_and_refused(tmp_path: Path) -> None:
         {"benchmarks": ["a", "a"], "targets": ["b"]},
         {"benchmarks": ["a"], "targets": ["b"], "seeds": [0, 1]},
         {"benchmarks": ["a"], "targets": ["b"], "seeds": ["x"]},
+        {"benchmarks": ["a"], "targets": ["b"], "temperature": -1.0},
+        {"benchmarks": ["a"], "targets": ["b"], "temperature": float("nan")},
+        {"benchmarks": ["a"], "targets": ["b"], "patience": float("nan")},
         {"benchmarks": ["a"], "targets": ["b"], "prices": {"m": [1]}},
     ):
         with pytest.raises(InputError):

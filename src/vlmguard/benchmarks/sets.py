@@ -267,6 +267,8 @@ def xstest(files: Files) -> Iterator[Row]:
     for row in files.table("xstest_prompts.csv", "xstest_v2_prompts.csv"):
 
         def make(row: Any = row) -> Sample:
+            if row["label"] not in ("safe", "unsafe"):
+                raise InputError(f"the label is safe or unsafe, not {row['label']!r}")
             return Sample(
                 row["id"],
                 ask(row["prompt"]),

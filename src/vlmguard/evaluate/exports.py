@@ -48,7 +48,8 @@ def _markdown(tables: Tables) -> Iterator[str]:
         yield ""
         yield (
             f"**{_plain(defence)}**: relative increase of the {tables.headline_measure} over {len(increase.per_target)} target(s):"
-            f" ratio of means {words.per_cent(increase.ratio_of_means)}, mean of ratios {words.per_cent(increase.mean_of_ratios)}."
+            f" ratio of means {words.per_cent(increase.ratio_of_means)}, mean of ratios {words.per_cent(increase.mean_of_ratios)};"
+            f" {words.rests_on(increase, len(tables.benchmarks))}."
         )
     for benchmark in ("", *tables.benchmarks):
         rows = [
