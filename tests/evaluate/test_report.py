@@ -164,6 +164,48 @@ def test_the_headline_says_what_it_rests_on_and_leaves_out_by_name(tmp_path: Pat
         assert "at 0 before: nought" in text
 
 
+def test_a_run_whose_judge_failed_on_everything_is_told_in_every_form(tmp_path: Path) -> None:
+    with Store(tmp_path / "run") as store:
+        store.add_benchmark("mine", "f", "safety", "Mine")
+        store.add_sample("mine", Sample("1", chat("Question?"), True))
+        cell = Cell("c", "mine", "tiny", "none", 0)
+        store.add_cell(cell, 0)
+        store.add_answer(cell, "1", Stored(Answer("A.")))
+        store.add_verdict(cell, "1", Verdict("judge"), "the judge is away")
+    html, markdown, *_ = write_report([tmp_path / "run"], tmp_path / "out")
+    text = markdown.read_text(encoding="utf-8")
+    assert "| tiny | none | 1 | 1 | 0 |" in text
+    assert "- 1 × judge: the judge is away" in text
+    assert "<b>0</b> verdicts" in html.read_text(encoding="utf-8")
+
+
+def test_reports_are_their_owners_alone_and_a_folder_of_ones_own_is_left_as_it_is(tmp_path: Path) -> None:
+    fill(tmp_path / "run").__exit__()
+    out = tmp_path / "out"
+    out.mkdir()
+    out.chmod(0o755)
+    (out / "report.md").write_text("old", encoding="utf-8")
+    files = write_report([tmp_path / "run"], out)
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
+    assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_what_was_published_stands_beside_ours(tmp_path: Path) -> None:
+    with Store(tmp_path / "run") as store:
+        store.add_benchmark("siuo-gen", "f", "safety", "SIUO")
+        store.add_sample("siuo-gen", Sample("1", chat("Question?"), True))
+        for place, defence in enumerate(("none", "vlmguard (embedded)", "ecso*")):
+            cell = Cell(defence, "siuo-gen", "LLaVA-1.5-7B", defence, 0)
+            store.add_cell(cell, place)
+            store.add_answer(cell, "1", Stored(Answer("A.")))
+            store.add_verdict(cell, "1", Verdict("judge", safety=5.0 + place))
+            store.add_verdict(cell, "1", Verdict("refusal-strings#1", refused=True))
+    page = write_report([tmp_path / "run"], tmp_path / "out")[0].read_text(encoding="utf-8")
+    assert "<td>6.00 (vlmguard (embedded))</td>" in page
+    assert "<td>100.0 % (LLaVA-1.5-7B, ecso*)</td>" in page
+    assert "<td>100.0 % (LLaVA-1.5-7B, vlmguard (embedded))</td>" in page
+
+
 def test_other_files_under_one_name_are_not_set_beside_each_other(tmp_path: Path) -> None:
     fill(tmp_path / "first").__exit__()
     with Store(tmp_path / "second") as store:

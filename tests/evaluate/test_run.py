@@ -18,9 +18,10 @@ import pytest
 
 from tests.conftest import Draw
 from tests.evaluate.conftest import Endpoint
+from vlmguard.cli.evaluate import _line as progress_line
 from vlmguard.cli.main import main
 from vlmguard.errors import InputError, VlmguardError
-from vlmguard.evaluate.crew import open_crew
+from vlmguard.evaluate.crew import Spend, open_crew
 from vlmguard.evaluate.plan import Plan, load_plan, make_plan
 from vlmguard.evaluate.run import Progress, chosen, judge_again, read_shard, run
 from vlmguard.evaluate.store import Store
@@ -371,3 +372,76 @@ async def test_a_judge_is_known_by_what_it_is(plan: Plan, tmp_path: Path) -> Non
     script.write_text('{"answer": "something else"}\n', encoding="utf-8")
     assert (await go(judged, tmp_path / "out")).verdicts == 24
     assert len(rows(tmp_path / "out", "SELECT DISTINCT judge FROM verdicts")) == 2
+
+
+async def test_half_characters_end_no_run(plan: Plan, endpoint: Endpoint, questions: Path, tmp_path: Path) -> None:
+    """A lone surrogate, which is valid JSON and no UTF-8, in an answer and in every field of a row."""
+    endpoint.suffix = "\ud83d"
+    row = {
+        "id": "h\ud83d",
+        "prompt": "a\ud83d",
+        "category": "b\ud83d",
+        "group": "c\ud83d",
+        "hazard": "d\ud83d",
+        "harmful": True,
+    }
+    with questions.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    progress = await go(plan, tmp_path / "out")
+    assert (progress.answers, progress.errors, progress.broken, progress.verdicts) == (26, 0, 0, 52)
+    assert (await go(plan, tmp_path / "out")).total == 0
+
+
+async def test_a_price_is_of_a_model_that_takes_part(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no model has that name: there are .*m"):
+        await go(replace(plan, prices={"typo": (1.0, 1.0)}), tmp_path / "out")
+
+
+def test_an_estimate_counts_verdicts_and_short_answers(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "script.jsonl"
+    script.write_text('{"answer": "Yes."}\n', encoding="utf-8")
+    judge = tmp_path / "judge.jsonl"
+    judge.write_text('{"answer": "Safe."}\n', encoding="utf-8")
+    command = [
+        "eval",
+        "run",
+        "--benchmark",
+        f"jsonl:{questions}",
+        "--target",
+        f"scripted:{script}",
+        "--defence",
+        "none",
+    ]
+    judged = [
+        "--judge",
+        f"three-way:scripted:{judge}",
+        "--max-tokens",
+        "10",
+        "--estimate",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*command, *judged]) == 0
+    told = capsys.readouterr().err
+    assert "10 an answer and 150 a verdict" in told
+    assert "at most" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_says_why_a_model_is_waited_for() -> None:
+    line = progress_line(Progress(total=3, waiting=2, last_error="the endpoint\ndoes not answer"), Spend())
+    assert "2 waiting for a model (the endpoint does not answer)" in line
+
+
+async def test_a_run_that_is_cancelled_counts_no_answer(plan: Plan, endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.failing = 503
+    progress = Progress()
+    with Store(tmp_path / "out") as store:
+        crew = open_crew(plan, store)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(run(plan, crew, store, progress), 1.5)
+        await crew.close()
+    assert progress.answers == 0
+    assert "503" in progress.last_error

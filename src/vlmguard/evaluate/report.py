@@ -18,9 +18,20 @@ from vlmguard import __version__
 from vlmguard.errors import InputError, MissingExtraError
 from vlmguard.evaluate import charts, words
 from vlmguard.evaluate.exports import to_csv, to_latex, to_markdown
-from vlmguard.evaluate.published import HEADLINE, PUBLISHED
+from vlmguard.evaluate.published import HEADLINE, MEASURED, PUBLISHED, UNKNOWN_TARGET, Published, paper_name
 from vlmguard.evaluate.store import Store
-from vlmguard.evaluate.tables import MEASURES, TOPS, Figure, Given, Measure, Tables, baseline, is_baseline, make_tables
+from vlmguard.evaluate.tables import (
+    MEASURES,
+    TOPS,
+    Figure,
+    Given,
+    Measure,
+    Tables,
+    baseline,
+    errors,
+    is_baseline,
+    make_tables,
+)
 from vlmguard.images import views
 from vlmguard.statistics import Headline, Interval
 
@@ -47,7 +58,8 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
     finally:
         for store in stores:
             store.__exit__()
-    out.mkdir(parents=True, exist_ok=True)
+    if not out.exists():
+        out.mkdir(mode=0o700, parents=True)
     forms = {
         "report.html": page,
         "report.md": to_markdown(tables),
@@ -55,6 +67,9 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
         "tables.tex": to_latex(tables),
     }
     for name, text in forms.items():
+        # They quote harmful text, so they are their owner's alone, as the run is.
+        (out / name).touch(mode=0o600)
+        (out / name).chmod(0o600)
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     return [out / name for name in forms]
 
@@ -86,10 +101,10 @@ def to_html(tables: Tables, stores: Sequence[Store]) -> str:
         scatters=[Markup(chart) for chart in _scatters(tables, overall, inks)],
         bars=[(target, Markup(chart)) for target, chart in _bars(tables, inks)],
         examples=_examples(tables, stores),
-        published=PUBLISHED,
+        published=[(row, _beside(tables, row)) for row in PUBLISHED],
         published_headline=HEADLINE,
         tests=sorted(tables.tests, key=lambda test: (test.judge != tables.main_judge, test.corrected)),
-        errors=_errors(tables),
+        errors=errors(tables),
         unjudged=_unjudged(tables),
         plans=[json.dumps(plan, indent=2, ensure_ascii=False) for plan in tables.plans],
         finite=math.isfinite,
@@ -245,23 +260,29 @@ def _counts(tables: Tables) -> dict[str, int]:
     return {
         "answers": sum(not row.error for row in tables.given),
         "errors": sum(bool(row.error) for row in tables.given),
-        "verdicts": sum(len(row.verdicts) for row in tables.given),
+        "verdicts": sum(not verdict["error"] for row in tables.given for verdict in row.verdicts.values()),
         "samples": len({(row.item.benchmark, row.item.id) for row in tables.given}),
         "broken": len(tables.broken),
     }
 
 
-def _errors(tables: Tables) -> list[tuple[str, int]]:
-    counts: dict[str, int] = defaultdict(int)
-    for row in tables.given:
-        if row.error:
-            counts[row.error] += 1
-        for verdict in row.verdicts.values():
-            if verdict["error"]:
-                counts[f"judge: {verdict['error']}"] += 1
-    for benchmark, id, reason in tables.broken:
-        counts[f"{benchmark} {id}: {reason}"] += 1
-    return sorted(counts.items(), key=lambda item: -item[1])[:20]
+def _beside(tables: Tables, row: Published) -> str:
+    """Our figures of what somebody published: each of our rows that the paper's name fits, with its own name."""
+    found: list[str] = []
+    for target in tables.targets if row.target == UNKNOWN_TARGET else [row.target]:
+        for defence in tables.defences:
+            if paper_name(defence) != row.defence:
+                continue
+            name, judge = MEASURED[row.measure], None
+            if row.measure == "DSR %":
+                judge = next((judge for judge in tables.judges if judge.startswith("refusal-strings")), "")
+            figure = tables.figure(row.benchmark, target, defence, name, judge)
+            if figure is not None:
+                shown = words.value(figure.interval.value, figure.measure.unit)
+                found.append(
+                    f"{shown} ({target}, {defence})" if row.target == UNKNOWN_TARGET else f"{shown} ({defence})"
+                )
+    return "; ".join(found) or "–"
 
 
 def _unjudged(tables: Tables) -> list[tuple[str, int, int]]:

@@ -244,12 +244,11 @@ class _Works:
         except VlmguardError as error:
             self._store.add_answer(job.cell, job.sample.id, Stored(None, str(error)))
             self._failed(error)
-            return None
-        else:
-            self._store.add_answer(job.cell, job.sample.id, Stored(answer))
-            return answer
-        finally:
             self._progress.answers += 1
+            return None
+        self._store.add_answer(job.cell, job.sample.id, Stored(answer))
+        self._progress.answers += 1
+        return answer
 
     async def _judgements(self) -> None:
         while True:

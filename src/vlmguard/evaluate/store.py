@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vlmguard.benchmarks.files import readable
 from vlmguard.errors import InputError
 from vlmguard.images import read_image
 from vlmguard.types import (
@@ -167,7 +168,7 @@ class Store:
         if not self._open:
             self._db.execute("BEGIN IMMEDIATE")
             self._open = True
-        self._db.execute(sql, values)
+        self._db.execute(sql, tuple(readable(value) if isinstance(value, str) else value for value in values))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Meta, benchmarks, cells

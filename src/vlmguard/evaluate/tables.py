@@ -548,3 +548,17 @@ def _bars(
         if bars:
             return bars, measure
     return [], None
+
+
+def errors(tables: Tables) -> list[tuple[str, int]]:
+    """The most frequent errors: of answers, of judges, of samples; how often each."""
+    counts: dict[str, int] = defaultdict(int)
+    for row in tables.given:
+        if row.error:
+            counts[row.error] += 1
+        for verdict in row.verdicts.values():
+            if verdict["error"]:
+                counts[f"judge: {verdict['error']}"] += 1
+    for benchmark, id, reason in tables.broken:
+        counts[f"{benchmark} {id}: {reason}"] += 1
+    return sorted(counts.items(), key=lambda item: -item[1])[:20]
