@@ -343,3 +343,17 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         == 2
     )
     assert "siuo_gen.json is missing" in capsys.readouterr().err
+
+
+def test_a_report_of_one_group_has_figures_and_no_intervals(tmp_path: Path) -> None:
+    with Store(tmp_path / "run") as store:
+        store.add_benchmark("mine", "f", "safety", "Mine")
+        for place, defence in enumerate(("none", "figstep")):
+            cell = Cell(defence, "mine", "tiny", defence, 0)
+            store.add_cell(cell, place)
+            for number in range(3):
+                store.add_sample("mine", Sample(str(number), chat("Question?"), True, group="one"))
+                store.add_answer(cell, str(number), Stored(Answer("A.")))
+                store.add_verdict(cell, str(number), Verdict("judge", safe=number <= place, safety=4.0 + place))
+    text = write_report([tmp_path / "run"], tmp_path / "out")[1].read_text(encoding="utf-8")
+    assert "ratio of means +25.0 %, mean of ratios +25.0 %; n = 3 of 3" in text
