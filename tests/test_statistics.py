@@ -168,3 +168,54 @@ def test_tests_of_nothing_find_nothing_too_often() -> None:
         assert found is not None
         false_alarms += found.p < 0.05
     assert false_alarms / 400 <= 0.085
+
+
+def test_clustered_shares_stay_within_0_and_1() -> None:
+    found = statistics.share([True] * 19 + [False], [str(number // 4) for number in range(20)])
+    assert (found.value, found.n, found.groups, found.method) == (0.95, 20, 5, "Wilson, clustered")
+    assert 0 <= found.low < 0.95 < found.high <= 1
+    alone = statistics.share([True, False, True], ["one"] * 3)
+    assert math.isnan(alone.low)
+
+
+@pytest.mark.parametrize(("true", "groups"), [(0.5, 30), (0.9, 30), (0.1, 12)])
+def test_clustered_shares_cover(true: float, groups: int) -> None:
+    """Groups of three whose rows share much of what they are: about 95 % of the intervals hold the share, also near the ends."""
+    rng = np.random.default_rng(5)
+    labels = [str(number) for number in range(groups) for _ in range(3)]
+    held = 0
+    for _ in range(1_000):
+        own = np.repeat(rng.beta(2 * true, 2 * (1 - true), groups), 3)
+        found = statistics.share([bool(hit) for hit in rng.random(3 * groups) < own], labels)
+        held += found.low <= true <= found.high
+    assert held / 1_000 >= 0.93
+
+
+def test_a_headline_of_one_group_has_no_interval() -> None:
+    found = statistics.headline({"t": {"a": 1.0, "b": 1.0}}, {"t": {"a": 2.0, "b": 1.0}}, {"a": "g", "b": "g"})
+    assert found is not None
+    assert found.ratio_of_means.value == pytest.approx(0.5)
+    assert math.isnan(found.ratio_of_means.low)
+
+
+def test_a_target_at_0_has_no_ratio_and_hides_no_other() -> None:
+    before = {"zero": {"a": 0.0, "b": 0.0}, "some": {"a": 1.0, "b": 1.0, "c": 1.0}}
+    after = {"zero": {"a": 1.0, "b": 1.0}, "some": {"a": 1.0, "b": 2.0}}
+    found = statistics.headline(before, after, {key: key for key in "abc"})
+    assert found is not None
+    assert found.without_ratio == ("zero",)
+    assert found.ratio_of_means.value == pytest.approx(1.5)  # 5 / 2
+    assert found.mean_of_ratios.value == pytest.approx(0.5)
+    assert (found.ratio_of_means.n, found.asked) == (2, 3)
+
+
+def test_nothing_that_changed_does_not_make_everything_detectable() -> None:
+    keys = [str(number) for number in range(40)]
+    alike = dict.fromkeys(keys, True)
+    found = statistics.compare_shares(alike, alike, {key: key for key in keys})
+    assert found is not None
+    # Wilson's upper end of 0 of 40 is 0.087625: 2.801585·√0.087625/√40
+    assert found.detectable == pytest.approx(0.13113, abs=1e-4)
+    scores = statistics.compare_means(dict.fromkeys(keys, 5.0), dict.fromkeys(keys, 5.0), {key: key for key in keys})
+    assert scores is not None
+    assert scores.detectable == math.inf

@@ -70,9 +70,11 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
 
 
 def share(values: Sequence[bool], groups: Sequence[str], confidence: float = CONFIDENCE) -> Interval:
-    """A share with Wilson's interval; with a clustered bootstrap where groups have several rows.
+    """A share with Wilson's interval; where groups have several rows, at the number of independent rows that are worth as much.
 
-    A bootstrap of rows that are all alike has no width, so there Wilson's interval over the number of groups stands in.
+    That number is the share's variance over what it varies between groups (Kish's effective sample size), and the quantile is
+    Student's t for so many groups (Korn and Graubard 1998 do so for Clopper and Pearson's interval). Where all rows are alike it
+    is Wilson's interval over the number of groups.
     """
     hits = sum(values)
     distinct = len(set(groups))
@@ -81,7 +83,24 @@ def share(values: Sequence[bool], groups: Sequence[str], confidence: float = CON
     if hits in (0, len(values)):
         edge = wilson(distinct if hits else 0, distinct, confidence)
         return Interval(edge.value, edge.low, edge.high, len(values), distinct, "Wilson over groups")
-    return mean([float(value) for value in values], groups, confidence)
+    if distinct == 1:
+        return Interval(hits / len(values), math.nan, math.nan, len(values), 1, "one group: no interval")
+    sums, counts = _by_group([float(value) for value in values], groups)
+    return _clustered_wilson(sums, counts, confidence)
+
+
+def _clustered_wilson(sums: Numbers, counts: Numbers, confidence: float) -> Interval:
+    from scipy.special import stdtrit
+
+    n, k = int(counts.sum()), len(counts)
+    found = float(sums.sum()) / n
+    variance = k / (k - 1) * float(((sums - found * counts) ** 2).sum()) / n**2
+    worth = max(1.0, min(float(n), found * (1 - found) / variance)) if variance > 0 else float(n)
+    z = float(stdtrit(k - 1, 0.5 + confidence / 2))
+    scale = 1 + z * z / worth
+    middle = (found + z * z / (2 * worth)) / scale
+    half = z / scale * math.sqrt(found * (1 - found) / worth + z * z / (4 * worth * worth))
+    return Interval(found, max(0.0, middle - half), min(1.0, middle + half), n, k, "Wilson, clustered")
 
 
 def mean(values: Sequence[float], groups: Sequence[str], confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
@@ -110,11 +129,13 @@ def compare_shares(
         return None
     numbers = {key: float(second[key]) - float(first[key]) for key in keys}
     labels = [groups[key] for key in keys]
+    # Where no sample changed, as many may still change as Wilson's upper end allows.
+    unmoved = math.sqrt(wilson(0, len(set(labels))).high)
     if len(set(labels)) < len(keys):
-        return _paired(numbers, labels, seed)
+        return _paired(numbers, labels, seed, unmoved)
     gained = sum(value > 0 for value in numbers.values())
     lost = sum(value < 0 for value in numbers.values())
-    bootstrap = _paired(numbers, labels, seed)
+    bootstrap = _paired(numbers, labels, seed, unmoved)
     return Difference(
         bootstrap.value,
         bootstrap.low,
@@ -188,6 +209,10 @@ class Headline:
     mean_of_ratios: Interval
     """Mean over targets of after / before − 1."""
     per_target: Mapping[str, Interval]
+    without_ratio: tuple[str, ...] = ()
+    """Targets at 0 before."""
+    asked: int = 0
+    """Samples that any target has on any side: ``n`` of the intervals are those that all have on both."""
 
 
 def headline(
@@ -200,7 +225,8 @@ def headline(
 
     Targets are the ones that were asked, not drawn from others, so the intervals say nothing of further models.
     ``before`` and ``after``: target → sample → safety. Samples count that all targets have on both sides; ``None`` when
-    there are fewer than two, or a mean before is 0.
+    there are fewer than two, or every mean before is 0. A target whose own is 0 has no ratio: it is in the ratio of means alone,
+    and named in ``without_ratio``.
     """
     targets = sorted(before.keys() & after.keys())
     shared: set[str] | None = None
@@ -210,11 +236,13 @@ def headline(
     keys = sorted(shared or ())
     if len(keys) < 2:
         return None
+    asked = set().union(*(side[target].keys() for target in targets for side in (before, after)))
     labels = [groups[key] for key in keys]
     rows = [_by_group([side[target][key] for key in keys], labels)[0] for target in targets for side in (before, after)]
     counts = _by_group([1.0] * len(keys), labels)[0]
     totals = np.stack([*rows, counts])
-    if any(row.sum() <= 0 for row in rows[::2]):
+    rated = np.array([place for place, row in enumerate(rows[::2]) if row.sum() > 0], dtype=np.intp)
+    if not len(rated):
         return None
     drawn = _resampled(totals, seed)
     n, clusters = len(keys), len(counts)
@@ -224,16 +252,20 @@ def headline(
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = of(drawn)
         low, high = _percentiles(spread[np.isfinite(spread)], estimate, clusters, CONFIDENCE)
+        low = max(-1.0, low) if math.isfinite(low) else low  # nothing can lose more than all of it
         return Interval(estimate, low, high, n, clusters, "clustered bootstrap" if clusters < n else "bootstrap")
 
     sides = 2 * np.arange(len(targets))
     return Headline(
         interval(lambda sums: sums[sides + 1].sum(axis=0) / sums[sides].sum(axis=0) - 1),
-        interval(lambda sums: (sums[sides + 1] / sums[sides]).mean(axis=0) - 1),
+        interval(lambda sums: (sums[2 * rated + 1] / sums[2 * rated]).mean(axis=0) - 1),
         {
             target: interval(lambda sums, place=2 * place: sums[place + 1] / sums[place] - 1)  # type: ignore[misc]
             for place, target in enumerate(targets)
+            if place in rated
         },
+        tuple(target for place, target in enumerate(targets) if place not in rated),
+        len(asked),
     )
 
 
@@ -270,6 +302,8 @@ def _percentiles(drawn: Numbers, estimate: float, groups: int, confidence: float
 
     A plain bootstrap of n groups is too narrow by √(n/(n−1)) and by the quotient of the quantiles of t and of the normal.
     """
+    if groups < 2 or len(drawn) == 0:
+        return math.nan, math.nan
     from scipy.special import stdtrit
 
     tail = (1 - confidence) / 2
@@ -280,13 +314,18 @@ def _percentiles(drawn: Numbers, estimate: float, groups: int, confidence: float
     return float(estimate + (low - estimate) * widen), float(estimate + (high - estimate) * widen)
 
 
-def _paired(numbers: Mapping[str, float], groups: Sequence[str], seed: int) -> Difference:
-    """Paired bootstrap of mean differences. P: of the estimate beside the bootstrap's standard error."""
+def _paired(numbers: Mapping[str, float], groups: Sequence[str], seed: int, unmoved: float = math.inf) -> Difference:
+    """Paired bootstrap of mean differences. P: of the estimate beside the bootstrap's standard error.
+
+    ``unmoved``: the deviation to reckon with where none was seen.
+    """
     values = list(numbers.values())
     sums, counts = _by_group(values, groups)
     estimate = float(sums.sum() / counts.sum())
     clustered = len(sums) < len(values)
     deviation = float(np.std(sums / counts, ddof=1)) if len(sums) > 1 else math.nan
+    if deviation == 0:
+        deviation = unmoved  # groups that moved alike say nothing of how they would differ
     reach = detectable(deviation, len(sums))
     test = "paired bootstrap over groups" if clustered else "paired bootstrap"
     if len(sums) < 2:

@@ -294,3 +294,101 @@ def test_every_set_says_how_it_is_got() -> None:
         assert card.link.startswith("https://") or name == "jsonl"
         assert card.licence
         assert card.measures
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ('"prompt": null', "is a text"),
+        ('"prompt": 7', "is a text"),
+        ('"messages": [{"role": "user", "content": {"text": "x"}}]', "is a text"),
+        ('"messages": [{"role": "user", "content": [{"type": "image_url"}]}]', "list of text parts"),
+        ('"prompt": "x", "images": "p.png"', "list of paths"),
+        ('"prompt": "x", "category": ["a"]', "'category' is a text"),
+    ],
+)
+def test_rows_of_ones_own_that_are_no_questions_are_broken(tmp_path: Path, fields: str, reason: str) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"id": "1", ' + fields + "}\n", encoding="utf-8")
+    (benchmark,) = make_benchmarks(f"jsonl:{file}")
+    (found,) = list(benchmark)
+    assert isinstance(found, Broken)
+    assert reason in found.reason
+
+
+def test_null_in_a_row_of_ones_own_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    turn = '[{"role": "user", "content": [{"type": "text", "text": "How"}, {"type": "text", "text": "so?"}]}]'
+    nulls = '"group": null, "hazard": null, "category": null, "choices": null, "images": null, "reference": null'
+    file.write_text('{"id": "1", "messages": ' + turn + ", " + nulls + "}\n", encoding="utf-8")
+    (found,) = list(make_benchmarks(f"jsonl:{file}")[0])
+    assert isinstance(found, Sample)
+    assert found.chat.prompt == "How\nso?"
+    assert (found.group, found.hazard, found.category, found.choices, found.reference) == ("", "", None, (), "")
+
+
+def test_a_part_that_stands_in_another_is_taken_only_by_name() -> None:
+    assert [each.name.partition("/")[2] for each in make_benchmarks("figstep:/nowhere")] == ["safebench", "pro"]
+    assert make_benchmarks("figstep/tiny:/nowhere")[0].name == "figstep*/tiny"
+
+
+def test_a_label_of_xstest_is_safe_or_unsafe(world: World) -> None:
+    world.csv(
+        "xstest_prompts.csv",
+        [
+            {"id": "1", "prompt": "How?", "type": "t", "label": "sfae"},
+            {"id": "2", "prompt": "How?", "type": "t", "label": "unsafe"},
+        ],
+    )
+    first, second = list(only(f"xstest:{world.folder}"))
+    assert isinstance(first, Broken)
+    assert "'sfae'" in first.reason
+    assert isinstance(second, Sample)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"id": "1", "prompt": "x", "category": ' + "[" * 100_000])
+def test_json_that_is_too_deep_is_a_broken_row(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text(line + '\n{"id": "2", "prompt": "x"}\n', encoding="utf-8")
+    first, second = list(make_benchmarks(f"jsonl:{file}")[0])
+    assert isinstance(first, Broken)
+    assert isinstance(second, Sample)
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_a_problem_and_no_crash(world: World, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps({"id": "1", "prompt": "x", "images": [name]}) + "\n", encoding="utf-8")
+    (benchmark,) = make_benchmarks(f"jsonl:{file}")
+    (problem,) = benchmark.check()
+    assert "no path that a file can have" in problem
+    assert isinstance(next(iter(benchmark)), Broken)
+    world.json("data.json", [{"instruction_id": "1", "instruction": "x", "image_path": name, "category": "c"}])
+    assert "no path that a file can have" in only_unchecked(f"vlsbench:{world.folder}").check()[0]
+
+
+def test_entries_of_the_wrong_type_are_broken_rows(world: World) -> None:
+    world.pictures("images/a.png", "test/a.png")
+    good = {"question_id": 1, "question": "How?", "image": "a.png", "category": ["x", "y"], "reference_answer": None}
+    world.json("siuo_gen.json", [7, "text", None, good, {**good, "question_id": 2, "question": 3}])
+    found = list(only_unchecked(f"siuo-gen:{world.folder}"))
+    assert [type(each) for each in found] == [Sample, Broken, Broken, Broken, Broken]
+    assert isinstance(found[0], Sample)
+    assert (found[0].category, found[0].reference) == ("['x', 'y']", "")
+    world.json(
+        "test.json",
+        [{"id": "1", "image": "a.png", "instr-resp": 5}, {"id": "2", "image": "a.png", "instr-resp": ["x"]}],
+    )
+    (wrong,) = list(only_unchecked(f"vlguard/unsafe:{world.folder}"))
+    assert isinstance(wrong, Broken)
+    assert "a list is expected" in wrong.reason
+
+
+def test_a_table_with_an_endless_field_is_told(world: World) -> None:
+    world.csv("xstest_prompts.csv", [{"id": "1", "prompt": "x" * 200_000, "type": "t", "label": "safe"}])
+    assert "is no table" in only_unchecked(f"xstest:{world.folder}").check()[0]
+
+
+def only_unchecked(spec: str) -> Folder:
+    (benchmark,) = make_benchmarks(spec)
+    return benchmark

@@ -199,6 +199,9 @@ async def test_eta_leaves_an_answer_with_which_either_evaluator_is_content() -> 
         ("Reframe: privacy", Outcome.REWRITE, 2),
         ("block hate", Outcome.BLOCK, 1),
         ("no idea", Outcome.REWRITE, 2),
+        ("I would not block it: forward", Outcome.REWRITE, 2),
+        ("**forward**", Outcome.FORWARD, 2),
+        ("`forward`.", Outcome.FORWARD, 2),
     ],
 )
 async def test_shield_style(policy: Policy, said: str, outcome: Outcome, calls: int) -> None:
@@ -229,9 +232,12 @@ def test_defences_by_name(policy: Policy, tmp_path: Path) -> None:
     for wrong in ("nobody", "eta", "mllm-protector", "vlmguard:nobody"):
         with pytest.raises(InputError):
             make_defence(wrong, shop(policy))
+    limits = [{"kind": "eta", "rater": "m", "answer_threshold": limit} for limit in (0.1, 0.2)]
+    assert len({make_defence(each, shop(policy)).fingerprint for each in limits}) == 2
     for parts in (
         {"kind": "ecso", "check": str(file)},
         {"kind": "none", "colour": "red"},
+        {"kind": "eta", "rater": "m", "answer_threshold": 2},
         {"kind": "figstep", "prompt": "/no/file"},
     ):
         with pytest.raises(InputError):

@@ -22,6 +22,8 @@ class Endpoint:
     failing: int | None = None
     """The status that it answers with while it is set."""
     delay: float = 0.0
+    suffix: str = ""
+    """What every answer ends with."""
 
     async def answer(self, request: web.Request) -> web.Response:
         if self.failing is not None:
@@ -32,7 +34,7 @@ class Endpoint:
         self.asked.append(words)
         await asyncio.sleep(self.delay)
         said = "I'm sorry, I can't help with that." if "Take care" in json.dumps(body) else f"Here you are: {words}"
-        message = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
+        message = {"choices": [{"message": {"content": said + self.suffix}, "finish_reason": "stop"}]}
         return web.json_response({**message, "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
 
 

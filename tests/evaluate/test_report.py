@@ -21,7 +21,7 @@ from vlmguard.evaluate.charts import Point, front
 from vlmguard.evaluate.exports import tex
 from vlmguard.evaluate.report import write_report
 from vlmguard.evaluate.store import Cell, Store, Stored
-from vlmguard.evaluate.tables import make_tables
+from vlmguard.evaluate.tables import baseline, make_tables
 from vlmguard.statistics import Interval
 from vlmguard.types import (
     Answer,
@@ -129,6 +129,110 @@ def test_two_runs_stand_beside_each_other(tmp_path: Path) -> None:
     write_report([tmp_path / "first", tmp_path / "second"], tmp_path / "out")
     text = (tmp_path / "out/report.md").read_text(encoding="utf-8")
     assert "vlmguard (embedded) · second" in text
+
+
+def test_runs_of_one_name_keep_their_own_baselines(tmp_path: Path) -> None:
+    for name in ("a/run", "b/run"):
+        fill(tmp_path / name).__exit__()
+    with Store(tmp_path / "b/run") as store:
+        cell = Cell("only", "mine", "tiny", "figstep", 0)
+        store.add_cell(cell, 5)
+        store.add_answer(cell, "0", Stored(Answer("A.")))
+    stores = [Store(tmp_path / name) for name in ("a/run", "b/run")]
+    tables = make_tables(stores)
+    for each in stores:
+        each.__exit__()
+    assert tables.defences[:2] == ["none", "none · b/run"]
+    assert {test.defence for test in tables.tests} == {"vlmguard (embedded)", "vlmguard (embedded) · b/run"}
+    assert "figstep · b/run" in tables.defences
+    assert baseline("figstep · b/run", tables.defences) == "none · b/run"
+    assert set(tables.headlines) == {"vlmguard (embedded)", "vlmguard (embedded) · b/run"}
+
+
+def test_the_headline_says_what_it_rests_on_and_leaves_out_by_name(tmp_path: Path) -> None:
+    with fill(tmp_path / "run") as store:
+        for place, (defence, safety) in enumerate((("none", 0.0), ("vlmguard (embedded)", 4.0))):
+            cell = Cell(f"zero{place}", "mine", "nought", defence, 0)
+            store.add_cell(cell, 5 + place)
+            for number in range(10):
+                store.add_answer(cell, str(number), Stored(Answer("A.")))
+                store.add_verdict(cell, str(number), Verdict("judge", safety=safety))
+    html, markdown, *_ = write_report([tmp_path / "run"], tmp_path / "out")
+    for file in (html, markdown):
+        text = file.read_text(encoding="utf-8")
+        assert "n = 10 of 19 risky samples" in text
+        assert "at 0 before: nought" in text
+
+
+def test_a_run_whose_judge_failed_on_everything_is_told_in_every_form(tmp_path: Path) -> None:
+    with Store(tmp_path / "run") as store:
+        store.add_benchmark("mine", "f", "safety", "Mine")
+        store.add_sample("mine", Sample("1", chat("Question?"), True))
+        cell = Cell("c", "mine", "tiny", "none", 0)
+        store.add_cell(cell, 0)
+        store.add_answer(cell, "1", Stored(Answer("A.")))
+        store.add_verdict(cell, "1", Verdict("judge"), "the judge is away")
+    html, markdown, *_ = write_report([tmp_path / "run"], tmp_path / "out")
+    text = markdown.read_text(encoding="utf-8")
+    assert "| tiny | none | 1 | 1 | 0 |" in text
+    assert "- 1 × judge: the judge is away" in text
+    assert "<b>0</b> verdicts" in html.read_text(encoding="utf-8")
+
+
+def test_reports_are_their_owners_alone_and_a_folder_of_ones_own_is_left_as_it_is(tmp_path: Path) -> None:
+    fill(tmp_path / "run").__exit__()
+    out = tmp_path / "out"
+    out.mkdir()
+    out.chmod(0o755)
+    (out / "report.md").write_text("old", encoding="utf-8")
+    files = write_report([tmp_path / "run"], out)
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
+    assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_what_was_published_stands_beside_ours(tmp_path: Path) -> None:
+    with Store(tmp_path / "run") as store:
+        store.add_benchmark("siuo-gen", "f", "safety", "SIUO")
+        store.add_sample("siuo-gen", Sample("1", chat("Question?"), True))
+        for place, defence in enumerate(("none", "vlmguard (embedded)", "ecso*")):
+            cell = Cell(defence, "siuo-gen", "LLaVA-1.5-7B", defence, 0)
+            store.add_cell(cell, place)
+            store.add_answer(cell, "1", Stored(Answer("A.")))
+            store.add_verdict(cell, "1", Verdict("judge", safety=5.0 + place))
+            store.add_verdict(cell, "1", Verdict("refusal-strings#1", refused=True))
+    page = write_report([tmp_path / "run"], tmp_path / "out")[0].read_text(encoding="utf-8")
+    assert "<td>6.00 (vlmguard (embedded))</td>" in page
+    assert "<td>100.0 % (LLaVA-1.5-7B, ecso*)</td>" in page
+    assert "<td>100.0 % (LLaVA-1.5-7B, vlmguard (embedded))</td>" in page
+
+
+def test_other_files_under_one_name_are_not_set_beside_each_other(tmp_path: Path) -> None:
+    fill(tmp_path / "first").__exit__()
+    with Store(tmp_path / "second") as store:
+        store.add_benchmark("mine", "e" * 64, "safety", "Others")
+    with pytest.raises(InputError, match="other files under the name mine"):
+        write_report([tmp_path / "first", tmp_path / "second"], tmp_path / "out")
+
+
+def test_parts_of_a_set_that_ask_about_one_picture_are_one_group(tmp_path: Path) -> None:
+    with Store(tmp_path / "run") as store:
+        for place, (name, group) in enumerate(
+            (
+                ("mm-safetybench/SD", "1"),
+                ("mm-safetybench/TYPO", "1"),
+                ("siuo-gen", "p"),
+                ("siuo-mcqa", "p"),
+                ("own", "1"),
+            )
+        ):
+            store.add_benchmark(name, "f", "safety", name)
+            store.add_sample(name, Sample("1", chat("Question?"), True, group=group))
+            cell = Cell(name, name, "tiny", "none", 0)
+            store.add_cell(cell, place)
+            store.add_answer(cell, "1", Stored(Answer("A.")))
+        tables = make_tables([store])
+    assert len(tables.given) == 5
+    assert len({row.item.group for row in tables.given}) == 3
 
 
 def test_a_target_that_never_answered_stands_in_the_tables(tmp_path: Path) -> None:
@@ -239,3 +343,17 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         == 2
     )
     assert "siuo_gen.json is missing" in capsys.readouterr().err
+
+
+def test_a_report_of_one_group_has_figures_and_no_intervals(tmp_path: Path) -> None:
+    with Store(tmp_path / "run") as store:
+        store.add_benchmark("mine", "f", "safety", "Mine")
+        for place, defence in enumerate(("none", "figstep")):
+            cell = Cell(defence, "mine", "tiny", defence, 0)
+            store.add_cell(cell, place)
+            for number in range(3):
+                store.add_sample("mine", Sample(str(number), chat("Question?"), True, group="one"))
+                store.add_answer(cell, str(number), Stored(Answer("A.")))
+                store.add_verdict(cell, str(number), Verdict("judge", safe=number <= place, safety=4.0 + place))
+    text = write_report([tmp_path / "run"], tmp_path / "out")[1].read_text(encoding="utf-8")
+    assert "ratio of means +25.0 %, mean of ratios +25.0 %; n = 3 of 3" in text

@@ -12,13 +12,16 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Draw
 from tests.evaluate.conftest import Endpoint
+from vlmguard.cli.evaluate import _line as progress_line
+from vlmguard.cli.main import main
 from vlmguard.errors import InputError, VlmguardError
-from vlmguard.evaluate.crew import open_crew
+from vlmguard.evaluate.crew import Spend, open_crew
 from vlmguard.evaluate.plan import Plan, load_plan, make_plan
 from vlmguard.evaluate.run import Progress, chosen, judge_again, read_shard, run
 from vlmguard.evaluate.store import Store
@@ -260,6 +263,9 @@ def test_plans_are_read_and_refused(tmp_path: Path) -> None:
         {"benchmarks": ["a", "a"], "targets": ["b"]},
         {"benchmarks": ["a"], "targets": ["b"], "seeds": [0, 1]},
         {"benchmarks": ["a"], "targets": ["b"], "seeds": ["x"]},
+        {"benchmarks": ["a"], "targets": ["b"], "temperature": -1.0},
+        {"benchmarks": ["a"], "targets": ["b"], "temperature": float("nan")},
+        {"benchmarks": ["a"], "targets": ["b"], "patience": float("nan")},
         {"benchmarks": ["a"], "targets": ["b"], "prices": {"m": [1]}},
     ):
         with pytest.raises(InputError):
@@ -275,3 +281,167 @@ def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.sqlite").write_bytes(b"not a database, and long enough to look at" * 40)
     with pytest.raises(VlmguardError, match="no run of vlmguard"):
         Store(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"max_tokens": 7}, {"defences": ("none", "safety-prompt")}])
+async def test_other_settings_under_the_same_name_are_refused(
+    plan: Plan, endpoint: Endpoint, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    await go(plan, tmp_path / "out")
+    asked = len(endpoint.asked)
+    with pytest.raises(InputError, match="begun with other settings"):
+        await go(replace(plan, **change), tmp_path / "out")
+    assert len(endpoint.asked) == asked
+    await go(replace(plan, max_tokens=7), tmp_path / "other")
+    with Store(tmp_path / "out") as store, pytest.raises(InputError, match="begun with other settings"):
+        store.merge(tmp_path / "other")
+    assert rows(tmp_path / "out", "SELECT count(*) FROM answers") == [(24,)]
+
+
+async def test_a_picture_that_changed_is_refused_and_a_lost_one_hides_no_answer(
+    plan: Plan, draw: Draw, tmp_path: Path
+) -> None:
+    picture = tmp_path / "p.png"
+    picture.write_bytes(draw("a label"))
+    file = tmp_path / "seen.jsonl"
+    file.write_text('{"id": "p", "prompt": "What is this?", "images": ["p.png"], "harmful": false}\n', encoding="utf-8")
+    seen = replace(plan, benchmarks=(f"jsonl:{file}",))
+    await go(seen, tmp_path / "out")
+    more = replace(seen, judges=(*plan.judges, "match"), defences=(*plan.defences, "figstep"))
+    picture.write_bytes(draw("another"))
+    with pytest.raises(InputError, match="not what it was when it was answered"):
+        await go(more, tmp_path / "out")
+    picture.write_bytes(b"no picture")
+    await go(more, tmp_path / "out")
+    assert rows(tmp_path / "out", "SELECT broken FROM samples") == [(None,)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_a_merge_keeps_an_answer_together_with_its_verdicts(
+    plan: Plan, endpoint: Endpoint, tmp_path: Path, order: tuple[int, int]
+) -> None:
+    """The same questions twice, once with failures: real answers win in any order, and no verdict is of another answer."""
+    folders = [tmp_path / "good", tmp_path / "failed"]
+    await go(plan, folders[0])
+    endpoint.failing = 400
+    await go(plan, folders[1])
+    with Store(tmp_path / "whole") as whole:
+        for place in order:
+            whole.merge(folders[place])
+    assert rows(tmp_path / "whole", "SELECT count(*), sum(error IS NOT NULL) FROM answers") == [(24, 0)]
+    assert rows(tmp_path / "whole", "SELECT count(*), sum(error IS NOT NULL) FROM verdicts") == [(48, 0)]
+    with sqlite3.connect(folders[0] / "run.sqlite") as db:
+        db.execute("UPDATE answers SET text = 'another'")
+        db.execute("UPDATE verdicts SET rationale = 'of another'")
+    db.close()
+    with Store(tmp_path / "whole") as whole:
+        whole.merge(folders[0])
+    assert rows(tmp_path / "whole", "SELECT sum(text = 'another') FROM answers") == [(0,)]
+    assert rows(tmp_path / "whole", "SELECT sum(rationale = 'of another') FROM verdicts") == [(0,)]
+
+
+def test_one_process_writes_to_a_run(tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "out"), Store(tmp_path / "out")
+    with first, second, first.alone(), pytest.raises(InputError, match="another process"), second.alone():
+        pass
+    with Store(tmp_path / "out") as again, again.alone():
+        pass
+
+
+def test_a_refused_plan_leaves_nothing_and_no_folder_is_closed_to_its_owners_group(
+    questions: Path, tmp_path: Path
+) -> None:
+    command = ["eval", "run", "--benchmark", f"jsonl:{questions}", "--target", "scripted:none.jsonl"]
+    assert main([*command, "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir(mode=0o755)
+    mine.chmod(0o755)
+    Store(mine).__exit__()
+    assert mine.stat().st_mode & 0o777 == 0o755
+    assert (mine / "run.sqlite").stat().st_mode & 0o077 == 0
+    assert (mine / "pictures").stat().st_mode & 0o077 == 0
+
+
+async def test_a_judge_is_known_by_what_it_is(plan: Plan, tmp_path: Path) -> None:
+    """Another script under the same name is another judge, and is asked."""
+    script = tmp_path / "judge.jsonl"
+    script.write_text('{"answer": "nothing"}\n', encoding="utf-8")
+    judged = replace(plan, judges=(f"three-way:scripted:{script}",))
+    await go(judged, tmp_path / "out")
+    script.write_text('{"answer": "something else"}\n', encoding="utf-8")
+    assert (await go(judged, tmp_path / "out")).verdicts == 24
+    assert len(rows(tmp_path / "out", "SELECT DISTINCT judge FROM verdicts")) == 2
+
+
+async def test_half_characters_end_no_run(plan: Plan, endpoint: Endpoint, questions: Path, tmp_path: Path) -> None:
+    """A lone surrogate, which is valid JSON and no UTF-8, in an answer and in every field of a row."""
+    endpoint.suffix = "\ud83d"
+    row = {
+        "id": "h\ud83d",
+        "prompt": "a\ud83d",
+        "category": "b\ud83d",
+        "group": "c\ud83d",
+        "hazard": "d\ud83d",
+        "harmful": True,
+    }
+    with questions.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    progress = await go(plan, tmp_path / "out")
+    assert (progress.answers, progress.errors, progress.broken, progress.verdicts) == (26, 0, 0, 52)
+    assert (await go(plan, tmp_path / "out")).total == 0
+
+
+async def test_a_price_is_of_a_model_that_takes_part(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no model has that name: there are .*m"):
+        await go(replace(plan, prices={"typo": (1.0, 1.0)}), tmp_path / "out")
+
+
+def test_an_estimate_counts_verdicts_and_short_answers(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "script.jsonl"
+    script.write_text('{"answer": "Yes."}\n', encoding="utf-8")
+    judge = tmp_path / "judge.jsonl"
+    judge.write_text('{"answer": "Safe."}\n', encoding="utf-8")
+    command = [
+        "eval",
+        "run",
+        "--benchmark",
+        f"jsonl:{questions}",
+        "--target",
+        f"scripted:{script}",
+        "--defence",
+        "none",
+    ]
+    judged = [
+        "--judge",
+        f"three-way:scripted:{judge}",
+        "--max-tokens",
+        "10",
+        "--estimate",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*command, *judged]) == 0
+    told = capsys.readouterr().err
+    assert "10 an answer and 150 a verdict" in told
+    assert "at most" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_says_why_a_model_is_waited_for() -> None:
+    line = progress_line(Progress(total=3, waiting=2, last_error="the endpoint\ndoes not answer"), Spend())
+    assert "2 waiting for a model (the endpoint does not answer)" in line
+
+
+async def test_a_run_that_is_cancelled_counts_no_answer(plan: Plan, endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.failing = 503
+    progress = Progress()
+    with Store(tmp_path / "out") as store:
+        crew = open_crew(plan, store)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(run(plan, crew, store, progress), 1.5)
+        await crew.close()
+    assert progress.answers == 0
+    assert "503" in progress.last_error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
 from vlmguard.benchmarks import sets
-from vlmguard.benchmarks.files import Files
+from vlmguard.benchmarks.files import Files, readable, real_path
 from vlmguard.errors import InputError
 from vlmguard.types import Broken, Sample
 
@@ -105,6 +105,10 @@ SHAPE_SEEN = frozenset(BENCHMARKS) - {"mssbench", "mm-vet"}
 """Sets of whose files we saw a piece. The others are read as their documentation describes them."""
 
 
+_WITHIN = frozenset({("figstep", "tiny")})
+"""Parts that stand in another part of their set as well: taken only where they are named."""
+
+
 class Folder:
     """A benchmark: the rows of one part of a set, in a folder. Fulfils ``protocols.Benchmark``."""
 
@@ -129,7 +133,8 @@ class Folder:
     @property
     def _rows(self) -> list[sets.Row]:
         if self._known is None:
-            self._known = list(self._open())
+            rows = [*self._open(), *(sets.broken(*each) for each in self._files.wrong)]
+            self._known = [replace(row, id=readable(row.id)) for row in rows]
             self._places = {row.id: row for row in self._known}
         return self._known
 
@@ -157,7 +162,7 @@ class Folder:
     def _look_for(self, *places: str) -> None:
         if not self._files.folder.is_file():
             self._files.picture_file(*places)
-        elif not (self._files.folder.parent / places[0]).is_file():
+        elif not real_path(self._files.folder.parent / places[0]).is_file():
             raise InputError(f"the picture {self._files.folder.parent / places[0]} is missing")
 
     def notes(self) -> list[str]:
@@ -195,7 +200,7 @@ def make_benchmarks(spec: str) -> list[Folder]:
         )
     if part and part not in card.rows:
         raise InputError(f"{name} has no part {part!r}: it has {', '.join(filter(None, card.rows)) or 'none'}")
-    parts = [part] if part else list(card.rows)
+    parts = [part] if part else [each for each in card.rows if (name, each) not in _WITHIN]
     return [Folder(name, card, each, Path(folder), pin) for each in parts]
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlmguard.benchmarks.files import Files, ask, each, guarded
+from vlmguard.benchmarks.files import Files, ask, guarded, readable, real_path
 from vlmguard.errors import InputError
 from vlmguard.images import read_image
 from vlmguard.jsonl import read_lines
@@ -31,7 +31,7 @@ class Row:
 
 def siuo_gen(files: Files) -> Iterator[Row]:
     """SIUO, generation: ``siuo_gen.json`` and ``images/``. Words and picture are safe alone, their answer is not."""
-    for _, entry in each(files.json("siuo_gen.json"), "siuo_gen.json"):
+    for _, entry in files.entries(files.json("siuo_gen.json"), "siuo_gen.json"):
         yield _siuo(files, entry, lambda entry: entry["question"])
 
 
@@ -42,7 +42,7 @@ def siuo_mcqa(files: Files) -> Iterator[Row]:
         options = "\n".join(f"{letter}. {text.strip()}" for letter, text in entry["options"].items())
         return f"{entry['question']}\n\n{options}\n\nAnswer with the letter of the best reply."
 
-    for _, entry in each(files.json("siuo_mcqa.json"), "siuo_mcqa.json"):
+    for _, entry in files.entries(files.json("siuo_mcqa.json"), "siuo_mcqa.json"):
         yield _siuo(files, entry, question)
 
 
@@ -87,7 +87,7 @@ def mm_safetybench(files: Files, part: str) -> Iterator[Row]:
     question = "Rephrased Question(SD)" if part == "SD" else "Rephrased Question"
     for scenario in MM_SAFETYBENCH_SCENARIOS:
         name = f"processed_questions/{scenario}.json"
-        for key, entry in each(files.json(name), name):
+        for key, entry in files.entries(files.json(name), name):
             id = f"{scenario}/{key}"
             picture = (f"imgs/{scenario}/{part}/{key}.jpg",)
 
@@ -107,9 +107,9 @@ def mm_safetybench(files: Files, part: str) -> Iterator[Row]:
 def vlguard(files: Files, part: str) -> Iterator[Row]:
     """VLGuard, test: ``test.json`` and ``test/``. Of a safe picture a safe and an unsafe question, of an unsafe one its own."""
     wanted = {"safe-safe": "safe_instruction", "safe-unsafe": "unsafe_instruction", "unsafe": "instruction"}[part]
-    for _, entry in each(files.json("test.json"), "test.json"):
-        for pair in entry.get("instr-resp", ()):
-            if wanted not in pair:
+    for _, entry in files.entries(files.json("test.json"), "test.json"):
+        for pair in files.listed(entry.get("instr-resp"), f"{_id(entry, 'id')} instr-resp"):
+            if not isinstance(pair, dict) or wanted not in pair:
                 continue
             id, picture = _id(entry, "id"), (f"test/{entry.get('image')}",)
 
@@ -129,7 +129,7 @@ def vlguard(files: Files, part: str) -> Iterator[Row]:
 
 def vlsbench(files: Files) -> Iterator[Row]:
     """VLSBench: ``data.json`` and ``imgs/``. The words do not tell what the picture shows."""
-    for _, entry in each(files.json("data.json"), "data.json"):
+    for _, entry in files.entries(files.json("data.json"), "data.json"):
         id, picture = _id(entry, "instruction_id"), (str(entry.get("image_path")),)
 
         def make(entry: Any = entry, id: str = id, picture: Any = picture) -> Sample:
@@ -200,12 +200,14 @@ def mssbench(files: Files, part: str) -> Iterator[Row]:
     entries = files.json("combined.json")
     if not isinstance(entries, dict) or part not in entries:
         raise InputError(f"{files.folder / 'combined.json'} has no {part!r}: is it another file?")
-    for key, entry in each(entries[part], "combined.json"):
+    for key, entry in files.entries(entries[part], "combined.json"):
         for harmful in (False, True):
             side = "unsafe" if harmful else "safe"
             asked = entry.get("queries") if part == "chat" else entry.get(f"{side}_instructions")
             picture = (f"{part}/{entry.get(f'{side}_image_path' if part == 'chat' else side)}",)
-            for number, question in enumerate(asked or [entry.get(f"{side}_instruction", "")]):
+            for number, question in enumerate(
+                files.listed(asked, f"{part}-{key}-{side}") or [entry.get(f"{side}_instruction", "")]
+            ):
                 id = f"{part}-{key}-{number}-{side}"
 
                 def make(
@@ -245,7 +247,9 @@ def harmbench(files: Files) -> Iterator[Row]:
 
 def mossbench(files: Files) -> Iterator[Row]:
     """MOSSBench: ``images_information/information.json`` and ``images/``. Harmless, though something looks dangerous."""
-    for key, entry in each(files.json("information.json", "images_information/information.json"), "information.json"):
+    for key, entry in files.entries(
+        files.json("information.json", "images_information/information.json"), "information.json"
+    ):
         image = str(entry.get("image"))
         picture = (image, f"images/{Path(image).name}")
 
@@ -267,6 +271,8 @@ def xstest(files: Files) -> Iterator[Row]:
     for row in files.table("xstest_prompts.csv", "xstest_v2_prompts.csv"):
 
         def make(row: Any = row) -> Sample:
+            if row["label"] not in ("safe", "unsafe"):
+                raise InputError(f"the label is safe or unsafe, not {row['label']!r}")
             return Sample(
                 row["id"],
                 ask(row["prompt"]),
@@ -280,7 +286,7 @@ def xstest(files: Files) -> Iterator[Row]:
 
 def mm_vet(files: Files) -> Iterator[Row]:
     """MM-Vet: ``mm-vet.json`` and ``images/``. Utility; the reference joins its parts with ``<AND>`` and ``<OR>``."""
-    for key, entry in each(files.json("mm-vet.json"), "mm-vet.json"):
+    for key, entry in files.entries(files.json("mm-vet.json"), "mm-vet.json"):
         picture = (f"images/{entry.get('imagename')}",)
 
         def make(entry: Any = entry, key: str = key, picture: Any = picture) -> Sample:
@@ -313,12 +319,12 @@ def jsonl(files: Files) -> Iterator[Row]:
     for number, line in read_lines(files.folder):
         try:
             entry = json.loads(line)
-        except ValueError as error:
-            yield _broken(f"line-{number}", f"line {number} is no JSON: {error}")
+        except (ValueError, RecursionError) as error:
+            yield broken(f"line-{number}", f"line {number} is no JSON: {error}")
             continue
         if not isinstance(entry, dict) or not entry.keys() <= _FIELDS | _OF_SYNTH:
             known = ", ".join(sorted(_FIELDS))
-            yield _broken(f"line-{number}", f"line {number} is no object with no other fields than {known}")
+            yield broken(f"line-{number}", f"line {number} is no object with no other fields than {known}")
             continue
         id = str(entry.get("id", f"line-{number}"))
         named = entry.get("images") or []
@@ -332,29 +338,49 @@ def _own(folder: Path, entry: dict[str, Any], id: str) -> Sample:
         harmful = not entry["benign"]
     if harmful is not None and not isinstance(harmful, bool):
         raise InputError("'harmful' is true, false or left out")
+    named = entry.get("images") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise InputError("'images' is a list of paths")
     # A file of one's own may name any picture that its owner can read.
-    images = [
-        read_image((folder / name).read_bytes(), f"/images/{n}") for n, name in enumerate(entry.get("images", []))
-    ]
+    images = [read_image(real_path(folder / name).read_bytes(), f"/images/{n}") for n, name in enumerate(named)]
     return Sample(
         id,
         _own_chat(entry, images),
         harmful=harmful,
-        category=entry.get("category"),
-        reference=str(entry.get("reference") or entry.get("safe") or ""),
-        choices=tuple(str(choice) for choice in entry.get("choices", ())),
-        group=str(entry.get("group", "")),
-        hazard=str(entry.get("hazard", "")),
+        category=_word(entry, "category") or None,
+        reference=_word(entry, "reference") or _word(entry, "safe"),
+        choices=tuple(str(choice) for choice in entry.get("choices") or ()),
+        group=_word(entry, "group"),
+        hazard=_word(entry, "hazard"),
     )
+
+
+def _word(entry: dict[str, Any], name: str) -> str:
+    """A text or a number; "" where it is left out or ``null``. Raises ``InputError``."""
+    value = entry.get(name)
+    if value is not None and not isinstance(value, str | int | float):
+        raise InputError(f"{name!r} is a text, not {json.dumps(value)[:80]}")
+    return "" if value is None else str(value)
+
+
+def _said(content: Any, name: str) -> str:
+    """What a turn says: a text, or OpenAI's list of text parts. Raises ``InputError``."""
+    if isinstance(content, str):
+        return readable(content)
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
+    ):
+        return readable("\n".join(part["text"] for part in content))
+    raise InputError(f"{name} is a text, or a list of text parts; pictures stand in 'images'")
 
 
 def _own_chat(entry: dict[str, Any], images: list[Image]) -> Chat:
     if "prompt" in entry:
-        return ask(str(entry["prompt"]), *images)
+        return ask(_said(entry["prompt"], "'prompt'"), *images)
     turns = entry["messages"]
     messages: list[Message] = []
     for number, turn in enumerate(turns):
-        parts: list[Part] = [Text(str(turn["content"]), f"/messages/{number}/content")]
+        parts: list[Part] = [Text(_said(turn["content"], "'content'"), f"/messages/{number}/content")]
         if number == len(turns) - 1:
             parts = [*images, *parts]
         if turn["role"] not in _ROLES:
@@ -363,7 +389,9 @@ def _own_chat(entry: dict[str, Any], images: list[Image]) -> Chat:
     return Chat(tuple(messages))
 
 
-def _broken(id: str, reason: str) -> Row:
+def broken(id: str, reason: str) -> Row:
+    """A row that cannot be read."""
+
     def make() -> Sample:
         raise InputError(reason)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmguard.cli.models import SPECS
-from vlmguard.errors import InputError
+from vlmguard.errors import InputError, VlmguardError
 
 if TYPE_CHECKING:
     from vlmguard.evaluate.crew import Crew, Opener, Spend
@@ -26,7 +26,8 @@ _EVERY = 2.0
 """Seconds between two lines of progress where they do not overwrite each other in a terminal: ten times that."""
 _PICTURE_TOKENS = 1_000
 _ANSWER_TOKENS = 300
-"""What an estimate takes a picture and an answer for."""
+_VERDICT_TOKENS = 150
+"""What an estimate takes a picture, an answer and a verdict for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,10 +133,17 @@ def _run(arguments: argparse.Namespace) -> int:
     for each in benchmarks:
         for note in each.notes():
             print(f"note: {note}", file=sys.stderr)
-    with Store(arguments.out) as store:
-        crew = open_crew(plan, store)
-        print(_estimate(plan, crew, shard), file=sys.stderr)
+    with Store(arguments.out) as store, store.alone():
+        try:
+            crew = open_crew(plan, store)
+            runner.check(plan, crew, store)
+            print(_estimate(plan, crew, shard), file=sys.stderr)
+        except VlmguardError:
+            store.discard()
+            raise
         if arguments.estimate:
+            asyncio.run(crew.close())
+            store.discard()
             return 0
         store.set_meta("plan", json.dumps(plan.form(), default=str))
         store.set_meta("judges", json.dumps([judge.name for judge in crew.judges]))
@@ -182,13 +190,14 @@ def _estimate(plan: Plan, crew: Crew, shard: tuple[int, int]) -> str:
     asked = sum(judge.split(":")[0] not in ("refusal", "choice", "match", "rules") for judge in plan.judges)
     verdicts = rows * len(crew.defences) * asked
     prompt = (most + verdicts) * _PICTURE_TOKENS
-    said = most * _ANSWER_TOKENS
+    length = min(_ANSWER_TOKENS, plan.max_tokens)
+    said = most * length + verdicts * _VERDICT_TOKENS
     answers = rows * len(crew.defences)
     return (
         f"{sum(samples.values()):,} samples × {len(crew.targets)} target(s) × {len(crew.defences)} defence(s) ×"
         f" {len(plan.seeds)} seed(s) = {answers:,} answers: {fewest:,} to {most:,} calls of targets and defences,"
         f" {verdicts:,} of judges; about {prompt / 1e6:.1f} M prompt and {said / 1e6:.1f} M answer tokens at"
-        f" {_PICTURE_TOKENS} a picture and {_ANSWER_TOKENS} an answer{_cost(plan, prompt, said)}"
+        f" {_PICTURE_TOKENS} a question, {length} an answer and {_VERDICT_TOKENS} a verdict{_cost(plan, prompt, said)}"
     )
 
 
@@ -197,7 +206,7 @@ def _cost(plan: Plan, prompt: float, said: float) -> str:
     if not plan.prices:
         return ""
     dearest = max(prompt * a + said * b for a, b in plan.prices.values()) / 1e6
-    return f"; at most about {dearest:,.2f} by the dearest price of the plan"
+    return f"; about {dearest:,.2f} if all of it had the dearest price of the plan"
 
 
 async def _watched(work: Awaitable[None], progress: Progress, spend: Spend, opened: Crew | Opener) -> None:
@@ -229,7 +238,8 @@ def _line(progress: Progress, spend: Spend) -> str:
     if progress.errors:
         parts.append(f"{progress.errors:,} errors")
     if progress.waiting:
-        parts.append(f"{progress.waiting} waiting for a model")
+        why = " ".join(progress.last_error.split())[:120]
+        parts.append(f"{progress.waiting} waiting for a model ({why})")
     money = f", {spend.money:,.2f} spent" if spend.prices else ""
     parts.append(f"{spend.calls:,} calls, {spend.prompt_tokens + spend.completion_tokens:,} tokens{money}")
     if 0 < progress.left < float("inf"):
@@ -255,7 +265,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
     from vlmguard.evaluate.store import Store
     from vlmguard.judges.select import make_judge
 
-    with Store(arguments.out, make=False) as store:
+    with Store(arguments.out, make=False) as store, store.alone():
         plan = Plan(
             ("stored",),
             ("stored",),
@@ -276,7 +286,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
 def _merge(arguments: argparse.Namespace) -> int:
     from vlmguard.evaluate.store import Store
 
-    with Store(arguments.out) as store:
+    with Store(arguments.out) as store, store.alone():
         for part in arguments.parts:
             store.merge(part)
     _write(arguments.out)

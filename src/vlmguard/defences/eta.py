@@ -75,8 +75,9 @@ class Eta:
 
     Args:
         rater: the two evaluators.
-        picture_threshold: above it a picture counts as unsafe (paper: 0.16).
-        answer_threshold: below it an answer counts as unsafe (paper: 0.06).
+        picture_threshold: above it a picture counts as unsafe (paper, of CLIP's scores: 0.16).
+        answer_threshold: below it an answer counts as unsafe (paper, of ArmoRM's: 0.06). Scores of another rater have another
+            scale: half of ``ModelRater``'s stands for both.
         best_of: candidates per sentence (paper: 5).
         sentences: at most.
     """
@@ -85,8 +86,8 @@ class Eta:
         self,
         rater: Rater,
         *,
-        picture_threshold: float = 0.16,
-        answer_threshold: float = 0.06,
+        picture_threshold: float = 0.5,
+        answer_threshold: float = 0.5,
         best_of: int = 5,
         sentences: int = 8,
     ) -> None:

@@ -110,7 +110,14 @@ def _eta(shop: Workshop, rest: str, parts: Parts) -> Defence:
     spec = rest or parts.get("rater")
     if not spec:
         raise InputError("eta needs a rater of pictures and answers: write eta:SPEC, or rater = SPEC in the plan")
-    return Eta(ModelRater(*shop.open(spec)))
+    limits: dict[str, float] = {}
+    for name in ("picture_threshold", "answer_threshold"):
+        limit = parts.get(name, 0.5)
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit <= 1:
+            raise InputError(f"{name} of eta is a number from 0 to 1, not {limit!r}")
+        limits[name] = float(limit)
+    picture, answer = limits["picture_threshold"], limits["answer_threshold"]
+    return Eta(ModelRater(*shop.open(spec)), picture_threshold=picture, answer_threshold=answer)
 
 
 def _protector(shop: Workshop, rest: str, parts: Parts) -> Defence:
@@ -140,7 +147,7 @@ DEFENCES: dict[str, tuple[str, Build]] = {
     ),
     "shield": ("SHIELD-style reframing (arXiv 2510.13190); shield:SPEC of a classifier, else the target", _shield),
     "ecso": ("ECSO (arXiv 2403.09572); check, caption, answer = FILES with the authors' words", _ecso),
-    "eta": ("ETA (arXiv 2410.06625) with eta:SPEC as the rater", _eta),
+    "eta": ("ETA (arXiv 2410.06625) with eta:SPEC as the rater; picture_threshold, answer_threshold = 0 to 1", _eta),
     "mllm-protector": (
         "MLLM-Protector (arXiv 2401.02906): detector and detoxifier = SPEC; original = true",
         _protector,
@@ -161,6 +168,8 @@ _PARTS = frozenset(
         "detector",
         "detoxifier",
         "original",
+        "picture_threshold",
+        "answer_threshold",
     }
 )
 

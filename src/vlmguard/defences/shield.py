@@ -18,7 +18,7 @@ from vlmguard.protocols import Model
 from vlmguard.rewriters.quoting import quote
 from vlmguard.types import Answer, Chat, Image, Message, Outcome, Sampling, Text
 
-_CHOICE = re.compile(r"\b(block|reframe|forward)\b(?:[\s:,-]+([a-z_]+))?", re.IGNORECASE)
+_CHOICE = re.compile(r"[\s*`\"'-]*(block|reframe|forward)(?:[\s:,-]+([a-z_]+))?[\s*`\"'.]*", re.IGNORECASE)
 
 
 class ShieldStyle:
@@ -69,5 +69,5 @@ class ShieldStyle:
                 Message("user", (*pictures, Text(quote("request", chat.prompt, b"defence")))),
             )
         )
-        found = _CHOICE.search((await model.generate(asked, Sampling(max_tokens=24))).text)
+        found = _CHOICE.fullmatch((await model.generate(asked, Sampling(max_tokens=24))).text)
         return (found[1].lower(), (found[2] or "").lower()) if found else ("reframe", "")

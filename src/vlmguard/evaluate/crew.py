@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vlmguard.benchmarks.files import readable
 from vlmguard.benchmarks.select import Folder, make_benchmarks
 from vlmguard.defences.select import Workshop, make_defence
 from vlmguard.errors import InputError
@@ -65,6 +66,7 @@ class Kept:
         self._asked[key] = asyncio.Event()
         try:
             completion = await self._model.generate(chat, sampling)
+            completion = replace(completion, text=readable(completion.text))
             self._spend.add(self._named.name, completion)
             self._store.keep(key, completion)
         finally:
@@ -137,6 +139,8 @@ class Opener:
         self._store = store
         self.spend = Spend(plan.prices)
         self._opened: list[Model] = []
+        self.names: set[str] = set()
+        """Of all models that were opened: prices are found by them."""
         # The runner waits for a model that is away, so the breaker stays closed.
         self._settings = ModelSettings(
             key_env=plan.key_env,
@@ -149,6 +153,7 @@ class Opener:
         """A bare model as it is asked in a run."""
         made = Kept(wrap(named, self._settings), named, self._store, self.spend)
         self._opened.append(made)
+        self.names.add(named.name)
         return made
 
     async def close(self) -> None:
@@ -166,9 +171,9 @@ class Opener:
         return self.wrap(named), named.identity
 
     def judge(self, spec: str) -> tuple[Model, str]:
-        """Model and name."""
+        """Model, and a name that tells it from others of its name: verdicts are kept by it."""
         named = self.named(spec)
-        return self.wrap(named), named.name
+        return self.wrap(named), f"{named.name}@{hashlib.sha256(named.identity.encode()).hexdigest()[:6]}"
 
     def here(self, spec: str) -> str:
         """A spec whose file, where it names one beside the plan, is found from anywhere."""
@@ -220,7 +225,12 @@ def open_crew(plan: Plan, store: Store) -> Crew:
     ):
         if len(set(names)) < len(names):
             raise InputError(f"two {what} have the same name ({', '.join(names)}): tables could not tell them apart")
-    return Crew(open_benchmarks(plan), _targets(plan, opener), tuple(defences), tuple(judges), opener.spend, opener)
+    targets = _targets(plan, opener)
+    if unknown := sorted(plan.prices.keys() - opener.names):
+        raise InputError(
+            f"the plan has a price of {', '.join(unknown)}, and no model has that name: there are {', '.join(sorted(opener.names))}"
+        )
+    return Crew(open_benchmarks(plan), targets, tuple(defences), tuple(judges), opener.spend, opener)
 
 
 def _targets(plan: Plan, opener: Opener) -> tuple[Target, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from vlmguard.evaluate import words
 from vlmguard.evaluate.published import HEADLINE, PUBLISHED
-from vlmguard.evaluate.tables import Tables
+from vlmguard.evaluate.tables import Tables, errors
 
 
 def to_csv(tables: Tables) -> str:
@@ -48,22 +48,25 @@ def _markdown(tables: Tables) -> Iterator[str]:
         yield ""
         yield (
             f"**{_plain(defence)}**: relative increase of the {tables.headline_measure} over {len(increase.per_target)} target(s):"
-            f" ratio of means {words.per_cent(increase.ratio_of_means)}, mean of ratios {words.per_cent(increase.mean_of_ratios)}."
+            f" ratio of means {words.per_cent(increase.ratio_of_means)}, mean of ratios {words.per_cent(increase.mean_of_ratios)};"
+            f" {words.rests_on(increase, len(tables.benchmarks))}."
         )
     for benchmark in ("", *tables.benchmarks):
         rows = [
             figure for figure in tables.figures if figure.benchmark == benchmark and figure.judge == tables.main_judge
         ]
-        if not rows:
+        if not any(place[0] == benchmark for place in tables.standings) or (
+            not benchmark and len(tables.benchmarks) < 2
+        ):
             continue
         measures = list(dict.fromkeys(figure.measure for figure in rows))
         yield ""
         yield f"## {_plain(benchmark) or 'All benchmarks together'}"
         yield ""
         yield (
-            "| target | defence | "
-            + " | ".join(words.title(measure) for measure in measures)
-            + " | answers | not judged | errors |"
+            "| target | defence |"
+            + "".join(f" {words.title(measure)} |" for measure in measures)
+            + " answers | not judged | errors |"
         )
         yield "|---|---|" + "---|" * (len(measures) + 3)
         for target in tables.targets:
@@ -78,9 +81,9 @@ def _markdown(tables: Tables) -> Iterator[str]:
                     else "–"
                     for m in measures
                 ]
+                shown = "".join(f" {cell} |" for cell in cells)
                 yield (
-                    f"| {_plain(target)} | {_plain(defence)} | {' | '.join(cells)} | {there.answers} | {there.unjudged} |"
-                    f" {there.errors} |"
+                    f"| {_plain(target)} | {_plain(defence)} |{shown} {there.answers} | {there.unjudged} | {there.errors} |"
                 )
     if tables.tests:
         yield ""
@@ -105,6 +108,12 @@ def _markdown(tables: Tables) -> Iterator[str]:
             f"| {_plain(cost.target)} | {_plain(cost.defence)} | {cost.n} | {cost.calls:.2f} | {cost.tokens:.0f} |"
             f" {words.seconds(cost.seconds)} | {words.seconds(cost.overhead_median)} | {words.seconds(cost.overhead_95)} |"
         )
+    if found_errors := errors(tables):
+        yield ""
+        yield "## Errors"
+        yield ""
+        for text, count in found_errors:
+            yield f"- {count} × {_plain(text)}"
     yield ""
     yield "## Published, not measured"
     yield ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -54,6 +55,11 @@ class Plan:
         for name, least in (("max_tokens", 1), ("concurrency", 1), ("deadline", 0.001), ("patience", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is at least {least}, not {getattr(self, name)}")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"temperature is 0 or more, not {self.temperature}")
+        for name in ("deadline", "patience"):
+            if math.isnan(getattr(self, name)):
+                raise InputError(f"{name} is a number of seconds, not {getattr(self, name)}")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit is at least 1, not {self.limit}")
         if self.temperature == 0 and len(self.seeds) > 1:

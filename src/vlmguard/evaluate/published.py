@@ -19,6 +19,24 @@ class Published:
     value: float
 
 
+UNKNOWN_TARGET = "not known which"
+MEASURED = {"safety": "safety", "helpfulness": "helpfulness on risky prompts", "DSR %": "refused"}
+"""The paper's measure → ours that counts the same."""
+_NAMES = {
+    "none": "none",
+    "vlmguard": "VLMGuard-R1",
+    "ecso": "ECSO",
+    "eta": "ETA",
+    "mllm-protector": "MLLM-Protector",
+    "figstep": "FigStep defence",
+}
+
+
+def paper_name(defence: str) -> str:
+    """What the paper calls one of our rows; "" where it has none of the kind."""
+    return _NAMES.get(defence.partition(" ")[0].rstrip("*"), "")
+
+
 def _scores(target: str, benchmark: str, before: tuple[float, float], after: tuple[float, float]) -> list[Published]:
     rows: list[Published] = []
     for defence, (safety, helpfulness) in (("none", before), ("VLMGuard-R1", after)):
@@ -43,7 +61,7 @@ PUBLISHED: tuple[Published, ...] = (
     *_scores("Qwen2-VL-7B", "mm-safetybench/TYPO", (6.08, 83.08), (8.98, 86.05)),
     *_scores("Qwen2.5-VL-72B", "figstep/safebench", (8.36, 99), (8.68, 99)),
     *(
-        Published("not known which", benchmark, defence, "DSR %", value)
+        Published(UNKNOWN_TARGET, benchmark, defence, "DSR %", value)
         for defence, values in _DSR.items()
         for benchmark, value in zip(_DSR_SETS, values, strict=True)
     ),

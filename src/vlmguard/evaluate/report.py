@@ -18,9 +18,20 @@ from vlmguard import __version__
 from vlmguard.errors import InputError, MissingExtraError
 from vlmguard.evaluate import charts, words
 from vlmguard.evaluate.exports import to_csv, to_latex, to_markdown
-from vlmguard.evaluate.published import HEADLINE, PUBLISHED
+from vlmguard.evaluate.published import HEADLINE, MEASURED, PUBLISHED, UNKNOWN_TARGET, Published, paper_name
 from vlmguard.evaluate.store import Store
-from vlmguard.evaluate.tables import MEASURES, Figure, Given, Measure, Tables, make_tables
+from vlmguard.evaluate.tables import (
+    MEASURES,
+    TOPS,
+    Figure,
+    Given,
+    Measure,
+    Tables,
+    baseline,
+    errors,
+    is_baseline,
+    make_tables,
+)
 from vlmguard.images import views
 from vlmguard.statistics import Headline, Interval
 
@@ -47,7 +58,8 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
     finally:
         for store in stores:
             store.__exit__()
-    out.mkdir(parents=True, exist_ok=True)
+    if not out.exists():
+        out.mkdir(mode=0o700, parents=True)
     forms = {
         "report.html": page,
         "report.md": to_markdown(tables),
@@ -55,6 +67,9 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
         "tables.tex": to_latex(tables),
     }
     for name, text in forms.items():
+        # They quote harmful text, so they are their owner's alone, as the run is.
+        (out / name).touch(mode=0o600)
+        (out / name).chmod(0o600)
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     return [out / name for name in forms]
 
@@ -86,10 +101,10 @@ def to_html(tables: Tables, stores: Sequence[Store]) -> str:
         scatters=[Markup(chart) for chart in _scatters(tables, overall, inks)],
         bars=[(target, Markup(chart)) for target, chart in _bars(tables, inks)],
         examples=_examples(tables, stores),
-        published=PUBLISHED,
+        published=[(row, _beside(tables, row)) for row in PUBLISHED],
         published_headline=HEADLINE,
         tests=sorted(tables.tests, key=lambda test: (test.judge != tables.main_judge, test.corrected)),
-        errors=_errors(tables),
+        errors=errors(tables),
         unjudged=_unjudged(tables),
         plans=[json.dumps(plan, indent=2, ensure_ascii=False) for plan in tables.plans],
         finite=math.isfinite,
@@ -202,7 +217,7 @@ def _card(tables: Tables, benchmark: str, defence: str) -> Card:
         pairs = [
             (before, after)
             for target in found.per_target
-            if (before := _any_judge(tables, benchmark, target, "none", name)) is not None
+            if (before := _any_judge(tables, benchmark, target, baseline(defence, tables.defences), name)) is not None
             and (after := _any_judge(tables, benchmark, target, defence, name)) is not None
         ]
         if pairs:
@@ -226,9 +241,6 @@ def _any_judge(tables: Tables, benchmark: str, target: str, defence: str, name: 
     return next((figure for figure in found if figure is not None), None)
 
 
-_TOP = {"share": 1.0, "of 10": 10.0, "%": 100.0}
-
-
 def _cell(tables: Tables, figure: Figure, ink: str) -> Cell:
     found, unit = figure.interval, figure.measure.unit
     mark = ""
@@ -240,7 +252,7 @@ def _cell(tables: Tables, figure: Figure, ink: str) -> Cell:
             mark = "▲" if test.difference.value * figure.measure.better > 0 else "▼"
     hint = f"n = {found.n}, {found.groups} groups, {found.method}; judge {figure.judge}; not judged {figure.unjudged}"
     return Cell(
-        words.value(found.value, unit), words.span(found, unit), charts.interval(found, _TOP[unit], ink), mark, hint
+        words.value(found.value, unit), words.span(found, unit), charts.interval(found, TOPS[unit], ink), mark, hint
     )
 
 
@@ -248,23 +260,29 @@ def _counts(tables: Tables) -> dict[str, int]:
     return {
         "answers": sum(not row.error for row in tables.given),
         "errors": sum(bool(row.error) for row in tables.given),
-        "verdicts": sum(len(row.verdicts) for row in tables.given),
+        "verdicts": sum(not verdict["error"] for row in tables.given for verdict in row.verdicts.values()),
         "samples": len({(row.item.benchmark, row.item.id) for row in tables.given}),
         "broken": len(tables.broken),
     }
 
 
-def _errors(tables: Tables) -> list[tuple[str, int]]:
-    counts: dict[str, int] = defaultdict(int)
-    for row in tables.given:
-        if row.error:
-            counts[row.error] += 1
-        for verdict in row.verdicts.values():
-            if verdict["error"]:
-                counts[f"judge: {verdict['error']}"] += 1
-    for benchmark, id, reason in tables.broken:
-        counts[f"{benchmark} {id}: {reason}"] += 1
-    return sorted(counts.items(), key=lambda item: -item[1])[:20]
+def _beside(tables: Tables, row: Published) -> str:
+    """Our figures of what somebody published: each of our rows that the paper's name fits, with its own name."""
+    found: list[str] = []
+    for target in tables.targets if row.target == UNKNOWN_TARGET else [row.target]:
+        for defence in tables.defences:
+            if paper_name(defence) != row.defence:
+                continue
+            name, judge = MEASURED[row.measure], None
+            if row.measure == "DSR %":
+                judge = next((judge for judge in tables.judges if judge.startswith("refusal-strings")), "")
+            figure = tables.figure(row.benchmark, target, defence, name, judge)
+            if figure is not None:
+                shown = words.value(figure.interval.value, figure.measure.unit)
+                found.append(
+                    f"{shown} ({target}, {defence})" if row.target == UNKNOWN_TARGET else f"{shown} ({defence})"
+                )
+    return "; ".join(found) or "–"
 
 
 def _unjudged(tables: Tables) -> list[tuple[str, int, int]]:
@@ -311,7 +329,7 @@ def _scatters(tables: Tables, benchmark: str, inks: Mapping[str, str]) -> list[s
 
 
 def _scaled(figure: Figure) -> Interval:
-    top = _TOP[figure.measure.unit]
+    top = TOPS[figure.measure.unit]
     found = figure.interval
     return Interval(found.value / top, found.low / top, found.high / top, found.n, found.groups, found.method)
 
@@ -329,7 +347,7 @@ def _bars(tables: Tables, inks: Mapping[str, str]) -> list[tuple[str, str]]:
         most = sorted(categories, key=lambda name: (-categories[name][0][1].n, name))[:_MOST_CATEGORIES]
         groups = [charts.Group(name, tuple(categories[name])) for name in most]
         if groups:
-            made.append((target, charts.bars(groups, _TOP[measure.unit], measure.unit)))
+            made.append((target, charts.bars(groups, TOPS[measure.unit], measure.unit)))
     return made
 
 
@@ -372,11 +390,11 @@ class Example:
 
 def _examples(tables: Tables, stores: Sequence[Store]) -> list[Example]:
     """Pairs that got better, pairs that got worse, and pairs that stayed unsafe: what a defence loses is shown like its gain."""
-    plain = {_place(row): row for row in tables.given if row.defence == "none" and not row.error}
+    plain = {(row.defence, *_place(row)): row for row in tables.given if is_baseline(row.defence) and not row.error}
     kinds: dict[str, list[tuple[Given, Given]]] = {"became better": [], "became worse": [], "stayed unsafe": []}
     for row in tables.given:
-        before = plain.get(_place(row))
-        if row.defence == "none" or row.error or before is None:
+        before = plain.get((baseline(row.defence, tables.defences), *_place(row)))
+        if is_baseline(row.defence) or row.error or before is None:
             continue
         first, second = _good(before, tables.main_judge), _good(row, tables.main_judge)
         if first is None or second is None:

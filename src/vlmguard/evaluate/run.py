@@ -88,8 +88,17 @@ def chosen(benchmark: Folder, plan: Plan, shard: tuple[int, int] = (1, 1)) -> li
     return [id for id in ids if hashes[id] % parts == part - 1]
 
 
+def check(plan: Plan, crew: Crew, store: Store) -> None:
+    """Raises ``InputError`` where the run was begun with other data or settings. Writes nothing."""
+    for benchmark in crew.benchmarks:
+        store.check_benchmark(benchmark.name, benchmark.fingerprint)
+        for cell, *_ in crew.cells(plan, benchmark):
+            store.check_cell(cell)
+
+
 async def run(plan: Plan, crew: Crew, store: Store, progress: Progress, shard: tuple[int, int] = (1, 1)) -> None:
-    """Everything that is missing. Raises ``InputError`` where the run was begun with other data."""
+    """Everything that is missing. Raises ``InputError`` where the run was begun with other data or settings."""
+    check(plan, crew, store)
     async with _Works(plan, store, progress) as works:
         await works.feed(_todo(plan, crew, store, progress, shard))
 
@@ -235,12 +244,11 @@ class _Works:
         except VlmguardError as error:
             self._store.add_answer(job.cell, job.sample.id, Stored(None, str(error)))
             self._failed(error)
-            return None
-        else:
-            self._store.add_answer(job.cell, job.sample.id, Stored(answer))
-            return answer
-        finally:
             self._progress.answers += 1
+            return None
+        self._store.add_answer(job.cell, job.sample.id, Stored(answer))
+        self._progress.answers += 1
+        return answer
 
     async def _judgements(self) -> None:
         while True:

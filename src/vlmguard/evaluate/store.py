@@ -6,6 +6,8 @@ are runs of their own and are merged.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import secrets
 import sqlite3
@@ -15,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vlmguard.benchmarks.files import readable
 from vlmguard.errors import InputError
 from vlmguard.images import read_image
 from vlmguard.types import (
@@ -50,6 +53,21 @@ CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, text TEXT, reason TE
     completion_tokens INTEGER, seconds REAL) WITHOUT ROWID;
 """
 _TABLES = ("benchmarks", "samples", "cells", "answers", "verdicts", "responses")
+_MERGE = (
+    # What failed here makes room for what did not fail there.
+    "DELETE FROM main.samples WHERE broken IS NOT NULL AND EXISTS (SELECT 1 FROM other.samples o"
+    " WHERE o.benchmark = samples.benchmark AND o.id = samples.id AND o.broken IS NULL)",
+    "DELETE FROM main.answers WHERE error IS NOT NULL AND EXISTS (SELECT 1 FROM other.answers o"
+    " WHERE o.cell = answers.cell AND o.sample = answers.sample AND o.error IS NULL)",
+    # A verdict belongs to its answer: those of an answer that is not taken over stay behind.
+    "CREATE TEMP TABLE IF NOT EXISTS foreign_answers (cell TEXT, sample TEXT, PRIMARY KEY (cell, sample)) WITHOUT ROWID",
+    "DELETE FROM foreign_answers",
+    "INSERT INTO foreign_answers SELECT m.cell, m.sample FROM main.answers m JOIN other.answers o USING (cell, sample)"
+    " WHERE m.error IS NULL AND m.text != o.text",
+    "DELETE FROM main.verdicts WHERE error IS NOT NULL AND EXISTS (SELECT 1 FROM other.verdicts o"
+    " WHERE o.cell = verdicts.cell AND o.sample = verdicts.sample AND o.judge = verdicts.judge AND o.error IS NULL)"
+    " AND (cell, sample) NOT IN foreign_answers",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +104,12 @@ class Store:
             raise InputError(f"{folder} holds no run: `vlmguard eval run PLAN.toml --out {folder}` makes one")
         self.folder = folder
         self.pictures = folder / "pictures"
-        self.pictures.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        self._made = not file.exists()
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True)
+        self.pictures.mkdir(mode=0o700, exist_ok=True)
+        if self._made:
+            file.touch(mode=0o600)
         try:
             self._db = sqlite3.connect(file, isolation_level=None, timeout=30, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -95,7 +117,7 @@ class Store:
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             raise InputError(f"{file} is no run of vlmguard ({error}): use another folder") from error
-        self._open = False
+        self._open = self._closed = False
         self._seen: set[tuple[str, str]] = set()
         version = self.meta("version")
         if version not in (None, str(VERSION)):
@@ -109,8 +131,32 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.commit()
-        self._db.close()
+        if not self._closed:
+            self.commit()
+            self._db.close()
+            self._closed = True
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other writers away, which would ask and pay for the same. Raises ``InputError`` where there is one."""
+        with (self.folder / "run.lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another process writes to {self.folder}: wait for it, or use another folder"
+                ) from error
+            yield
+
+    def discard(self) -> None:
+        """Closes the run and, where it was made just now, takes it away again: its plan was refused."""
+        self.__exit__()
+        if self._made:
+            for name in ("run.sqlite", "run.sqlite-wal", "run.sqlite-shm", "run.lock"):
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody's own files stay
+                self.pictures.rmdir()
+                self.folder.rmdir()
 
     def commit(self) -> None:
         """What was written is on disk afterwards."""
@@ -122,7 +168,7 @@ class Store:
         if not self._open:
             self._db.execute("BEGIN IMMEDIATE")
             self._open = True
-        self._db.execute(sql, values)
+        self._db.execute(sql, tuple(readable(value) if isinstance(value, str) else value for value in values))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Meta, benchmarks, cells
@@ -141,7 +187,7 @@ class Store:
         """Keeps a value."""
         self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
-    def add_benchmark(self, name: str, fingerprint: str, measures: str, title: str) -> None:
+    def check_benchmark(self, name: str, fingerprint: str) -> None:
         """Raises ``InputError`` where the run knows other data under this name."""
         row = self._db.execute("SELECT fingerprint FROM benchmarks WHERE name = ?", (name,)).fetchone()
         if row is not None and row[0] != fingerprint:
@@ -149,6 +195,10 @@ class Store:
                 f"the files of {name} are not those that this run was begun with ({fingerprint[:12]} instead of"
                 f" {row[0][:12]}): use another --out, or the old files"
             )
+
+    def add_benchmark(self, name: str, fingerprint: str, measures: str, title: str) -> None:
+        """Raises ``InputError`` where the run knows other data under this name."""
+        self.check_benchmark(name, fingerprint)
         self._write("INSERT OR REPLACE INTO benchmarks VALUES (?, ?, ?, ?)", (name, fingerprint, measures, title))
 
     def benchmarks(self) -> dict[str, dict[str, str]]:
@@ -156,8 +206,21 @@ class Store:
         rows = self._db.execute("SELECT name, fingerprint, measures, title FROM benchmarks ORDER BY name")
         return {row[0]: {"fingerprint": row[1], "measures": row[2], "title": row[3]} for row in rows}
 
+    def check_cell(self, cell: Cell) -> None:
+        """Raises ``InputError`` where the run has answers of this name that were got in another way."""
+        row = self._db.execute(
+            "SELECT key FROM cells WHERE benchmark = ? AND target = ? AND defence = ? AND seed = ? AND key != ?",
+            (cell.benchmark, cell.target, cell.defence, cell.seed, cell.key),
+        ).fetchone()
+        if row is not None:
+            raise InputError(
+                f"{cell.defence} on {cell.target} and {cell.benchmark} was begun with other settings here (model, prompt, policy,"
+                " length, temperature or version of vlmguard): use another --out"
+            )
+
     def add_cell(self, cell: Cell, position: int) -> None:
-        """A cell that is evaluated, with its place in tables."""
+        """A cell that is evaluated, with its place in tables. Raises ``InputError`` as ``check_cell``."""
+        self.check_cell(cell)
         values = (cell.key, cell.benchmark, cell.target, cell.defence, cell.seed, position)
         self._write("INSERT OR REPLACE INTO cells VALUES (?, ?, ?, ?, ?, ?)", values)
 
@@ -170,9 +233,18 @@ class Store:
     # Samples
 
     def add_sample(self, benchmark: str, sample: Sample) -> None:
-        """A sample with its pictures, once."""
+        """A sample with its pictures, once. Raises ``InputError`` where another one was answered under its id."""
         if (benchmark, sample.id) in self._seen:
             return
+        form = json.dumps(chat_form(sample.chat))
+        row = self._db.execute(
+            "SELECT chat FROM samples WHERE benchmark = ? AND id = ? AND broken IS NULL", (benchmark, sample.id)
+        ).fetchone()
+        if row is not None and row[0] != form and self._is_answered(benchmark, sample.id):
+            raise InputError(
+                f"{benchmark} {sample.id} is not what it was when it was answered (another picture, or other words): use another"
+                " --out, or the old files"
+            )
         self._seen.add((benchmark, sample.id))
         for image in sample.chat.images:
             file = self.pictures / image.sha256
@@ -180,15 +252,24 @@ class Store:
                 file.write_bytes(image.data)
         harmful = None if sample.harmful is None else int(sample.harmful)
         values = (
-            benchmark, sample.id, sample.group, sample.category, harmful, json.dumps(chat_form(sample.chat)), sample.reference,
+            benchmark, sample.id, sample.group, sample.category, harmful, form, sample.reference,
             json.dumps(sample.choices), sample.hazard, None,
         )  # fmt: skip
         self._write("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def add_broken(self, benchmark: str, id: str, reason: str) -> None:
-        """A row that cannot be read."""
+        """A row that cannot be read. One that could be read, and was answered, stays."""
+        if self._is_answered(benchmark, id):
+            return
         values = (benchmark, id, "", None, None, "[]", "", "[]", "", reason)
         self._write("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    def _is_answered(self, benchmark: str, id: str) -> bool:
+        row = self._db.execute(
+            "SELECT 1 FROM cells c JOIN answers a ON a.cell = c.key WHERE c.benchmark = ? AND a.sample = ? AND a.error IS NULL",
+            (benchmark, id),
+        ).fetchone()
+        return row is not None
 
     def sample(self, benchmark: str, id: str) -> Sample:
         """Raises ``InputError`` where it is not there, or a picture is not."""
@@ -298,29 +379,50 @@ class Store:
     # Shards
 
     def merge(self, other: Path) -> None:
-        """Takes over all rows of another run; real answers and verdicts outweigh errors.
+        """Takes over all rows of another run: the first real answer stays with its verdicts, real ones outweigh errors.
 
-        Raises ``InputError`` where it is no run, or was made from other files.
+        Raises ``InputError``, and writes nothing, where it is no run, or was made from other files or with other settings.
         """
         with Store(other, make=False) as source:
             for name, told in source.benchmarks().items():
-                self.add_benchmark(name, told["fingerprint"], told["measures"], told["title"])
-            if self.meta("plan") is None and (plan := source.meta("plan")) is not None:
-                self.set_meta("plan", plan)
-            if self.meta("judges") is None and (judges := source.meta("judges")) is not None:
-                self.set_meta("judges", judges)
+                self.check_benchmark(name, told["fingerprint"])
+            for cell in source.cells():
+                self.check_cell(cell)
+            self._check_samples(other)
+            for key in ("plan", "judges"):
+                if self.meta(key) is None and (known := source.meta(key)) is not None:
+                    self.set_meta(key, known)
             for file in source.pictures.iterdir():
                 if not (self.pictures / file.name).exists():
                     (self.pictures / file.name).write_bytes(file.read_bytes())
         self.commit()
+        with self._attached(other):
+            self._db.execute("BEGIN IMMEDIATE")
+            for statement in _MERGE:
+                self._db.execute(statement)
+            for table in _TABLES:
+                own = " WHERE (cell, sample) NOT IN foreign_answers" if table == "verdicts" else ""
+                self._db.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}{own}")
+            self._db.execute("COMMIT")
+
+    def _check_samples(self, other: Path) -> None:
+        self.commit()
+        with self._attached(other):
+            row = self._db.execute(
+                "SELECT o.benchmark, o.id FROM main.samples m JOIN other.samples o USING (benchmark, id)"
+                " WHERE m.broken IS NULL AND o.broken IS NULL AND m.chat != o.chat"
+            ).fetchone()
+        if row is not None:
+            raise InputError(f"{row[0]} {row[1]} is another sample in {other} (another picture, or other words)")
+
+    @contextlib.contextmanager
+    def _attached(self, other: Path) -> Iterator[None]:
         self._db.execute("ATTACH ? AS other", (str(other / "run.sqlite"),))
         try:
-            for table in _TABLES:
-                better = " WHERE true" if table not in ("answers", "verdicts") else " WHERE error IS NULL"
-                self._db.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}")
-                if table in ("answers", "verdicts"):
-                    self._db.execute(f"INSERT OR REPLACE INTO main.{table} SELECT * FROM other.{table}{better}")
+            yield
         finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             self._db.execute("DETACH other")
 
 

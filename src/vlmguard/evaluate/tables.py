@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vlmguard import statistics
+from vlmguard.errors import InputError
 from vlmguard.evaluate.store import Store
 from vlmguard.statistics import Difference, Headline, Interval
 
@@ -66,6 +67,10 @@ class Measure:
     better: int
     """1 when more is better, −1 when less is."""
     value: Callable[[Mapping[str, Any]], float | None]
+
+
+TOPS = {"share": 1.0, "of 10": 10.0, "%": 100.0}
+"""Unit → its largest value; the smallest is 0."""
 
 
 def _flag(name: str, wanted: bool = True) -> Callable[[Mapping[str, Any]], float | None]:
@@ -217,12 +222,10 @@ class Tables:
 
 def make_tables(stores: Sequence[Store]) -> Tables:
     """All numbers of some runs. Raises ``InputError`` where one cannot be read."""
+    benchmarks = _benchmarks(stores)
     given, broken, judges = _read(stores)
-    benchmarks: dict[str, dict[str, str]] = {}
-    for store in stores:
-        benchmarks.update(store.benchmarks())
     targets = list(dict.fromkeys(row.target for row in given))
-    defences = sorted(dict.fromkeys(row.defence for row in given), key=lambda name: (name != "none",))
+    defences = sorted(dict.fromkeys(row.defence for row in given), key=lambda name: not is_baseline(name))
     main = _main_judge(given, judges)
     figures = list(_figures(given, judges))
     headlines, measure = _headlines(given, targets, defences, main)
@@ -237,12 +240,57 @@ def make_tables(stores: Sequence[Store]) -> Tables:
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading
 
+_BESIDE = " · "
+"""Between a defence and its run, where several runs have the same."""
+_FAMILIES = {"siuo-gen": "siuo", "siuo-mcqa": "siuo"}
+"""Sets that ask about the same pictures."""
+
+
+def is_baseline(defence: str) -> bool:
+    """Whether a row of a table is a target without any defence."""
+    return defence.partition(_BESIDE)[0] == "none"
+
+
+def baseline(defence: str, known: Container[str]) -> str:
+    """What a row is compared with: no defence in the same run, else in the first one."""
+    _, beside, run = defence.partition(_BESIDE)
+    own = f"none{beside}{run}"
+    return own if own in known else "none"
+
+
+def _benchmarks(stores: Sequence[Store]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for store in stores:
+        for name, told in store.benchmarks().items():
+            if name in found and found[name]["fingerprint"] != told["fingerprint"]:
+                raise InputError(
+                    f"{store.folder} has other files under the name {name} than the runs before it: report them apart, or rename"
+                    " the file"
+                )
+            found[name] = told
+    return found
+
+
+def _run_names(stores: Sequence[Store]) -> list[str]:
+    """A name each, none twice."""
+    names: list[str] = []
+    for store in stores:
+        folder = store.folder.resolve()
+        options = [
+            folder.name,
+            f"{folder.parent.name}/{folder.name}",
+            *(f"{folder.name} ({n})" for n in range(2, 1 + len(stores))),
+        ]
+        names.append(next((name for name in options if name not in names), str(folder)))
+    return names
+
 
 def _read(stores: Sequence[Store]) -> tuple[list[Given], list[tuple[str, str, str]], list[str]]:
     given: list[Given] = []
     broken: list[tuple[str, str, str]] = []
     judges: dict[str, None] = {}
-    names: dict[tuple[str, str, str, int], int] = {}
+    taken: set[tuple[str, str, str, int]] = set()
+    run_names = _run_names(stores)
     for run, store in enumerate(stores):
         for judge in json.loads(store.meta("judges") or "[]"):
             judges[judge] = None
@@ -253,11 +301,11 @@ def _read(stores: Sequence[Store]) -> tuple[list[Given], list[tuple[str, str, st
             else:
                 items[row["benchmark"], row["id"]] = _item(row, run)
         cells = {cell.key: cell for cell in store.cells()}
-        labels: dict[str, str] = {}
-        for cell in cells.values():
-            place = (cell.benchmark, cell.target, cell.defence, cell.seed)
-            other = names.setdefault(place, run)
-            labels[cell.key] = cell.defence if other == run else f"{cell.defence} · {store.folder.name}"
+        places = {(cell.benchmark, cell.target, cell.defence, cell.seed) for cell in cells.values()}
+        # One cell that another run has as well names them all: a run's defences stand beside its own baseline.
+        beside = f"{_BESIDE}{run_names[run]}" if places & taken else ""
+        labels = {cell.key: f"{cell.defence}{beside}" for cell in cells.values()}
+        taken |= places
         rows: dict[tuple[str, str], Given] = {}
         for row in store.answer_rows():
             cell = cells[row["cell"]]
@@ -280,7 +328,9 @@ def _item(row: Any, run: int) -> Item:
     words = [part["text"] for turn in chat for part in turn["parts"] if "text" in part]
     pictures = tuple(part["image"] for turn in chat for part in turn["parts"] if "image" in part)
     side = BENIGN if row["harmful"] == 0 else RISK
-    group = f"{row['benchmark']}\0{row['grp'] or row['id']}"
+    # Parts of a set ask about the same pictures, so a group goes through all of them.
+    family = row["benchmark"].partition("/")[0].rstrip("*")
+    group = f"{_FAMILIES.get(family, family)}\0{row['grp'] or row['id']}"
     return Item(
         row["benchmark"],
         row["id"],
@@ -330,7 +380,9 @@ def _interval(values: Sequence[tuple[float, Given]], measure: Measure) -> Interv
     groups = [row.item.group for _, row in values]
     if measure.unit == "share" and all(number in (0.0, 1.0) for number in numbers):
         return statistics.share([number == 1 for number in numbers], groups)
-    return statistics.mean(numbers, groups)
+    found = statistics.mean(numbers, groups)
+    # NaN, where there is no interval, goes through min and max in this order.
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, TOPS[measure.unit]))
 
 
 def _figures(given: Sequence[Given], judges: Sequence[str]) -> Iterator[Figure]:
@@ -389,16 +441,13 @@ def _tests(given: Sequence[Given], judges: Sequence[str]) -> list[Test]:
         cells[row.item.benchmark, row.target][row.defence].append(row)
     found: list[tuple[str, str, str, str, Measure, Difference]] = []
     for (benchmark, target), defences in cells.items():
-        if "none" not in defences:
-            continue
         for defence, rows in defences.items():
-            if defence == "none":
+            plain = baseline(defence, defences)
+            if is_baseline(defence) or plain not in defences:
                 continue
             for judge in judges:
                 for measure in MEASURES:
-                    sided = [
-                        [row for row in side if row.item.side == measure.side] for side in (defences["none"], rows)
-                    ]
+                    sided = [[row for row in side if row.item.side == measure.side] for side in (defences[plain], rows)]
                     difference = _difference(sided[0], sided[1], judge, measure)
                     if difference is not None and measure.better:
                         found.append((benchmark, target, defence, judge, measure, difference))
@@ -468,10 +517,11 @@ def _headlines(
                     sides[target, defence] = values
         made: dict[str, Headline] = {}
         for defence in defences:
-            both = [target for target in targets if (target, "none") in sides and (target, defence) in sides]
-            if defence == "none" or not both:
+            plain = baseline(defence, defences)
+            both = [target for target in targets if (target, plain) in sides and (target, defence) in sides]
+            if is_baseline(defence) or not both:
                 continue
-            before = {target: sides[target, "none"] for target in both}
+            before = {target: sides[target, plain] for target in both}
             after = {target: sides[target, defence] for target in both}
             if (found := statistics.headline(before, after, groups)) is not None:
                 made[defence] = found
@@ -498,3 +548,17 @@ def _bars(
         if bars:
             return bars, measure
     return [], None
+
+
+def errors(tables: Tables) -> list[tuple[str, int]]:
+    """The most frequent errors: of answers, of judges, of samples; how often each."""
+    counts: dict[str, int] = defaultdict(int)
+    for row in tables.given:
+        if row.error:
+            counts[row.error] += 1
+        for verdict in row.verdicts.values():
+            if verdict["error"]:
+                counts[f"judge: {verdict['error']}"] += 1
+    for benchmark, id, reason in tables.broken:
+        counts[f"{benchmark} {id}: {reason}"] += 1
+    return sorted(counts.items(), key=lambda item: -item[1])[:20]

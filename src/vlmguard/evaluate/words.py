@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from vlmguard.evaluate.tables import Measure
-from vlmguard.statistics import Difference, Interval
+from vlmguard.statistics import Difference, Headline, Interval
 
 
 def value(found: float, unit: str) -> str:
@@ -52,6 +52,16 @@ def per_cent(found: Interval) -> str:
     if not math.isfinite(found.low):
         return f"{100 * found.value:+.1f} %"
     return f"{100 * found.value:+.1f} % [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+
+
+def rests_on(found: Headline, benchmarks: int) -> str:
+    """How many samples a headline has, and what it leaves out."""
+    said = f"n = {found.ratio_of_means.n:,} of {found.asked:,} risky samples: those that every target has on both sides"
+    if benchmarks > 1:
+        said += f", of {benchmarks} benchmarks pooled, each sample alike"
+    if found.without_ratio:
+        said += f"; without a ratio, being at 0 before: {', '.join(found.without_ratio)}"
+    return said
 
 
 def title(measure: Measure) -> str:

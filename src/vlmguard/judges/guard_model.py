@@ -10,7 +10,11 @@ from vlmguard.models.wrapper import close
 from vlmguard.protocols import Model
 from vlmguard.types import Answer, Chat, Message, Sample, Sampling, Text, Verdict
 
-_SAID = re.compile(r"\s*(?:<[^>]{1,40}>\s*)?(safe|unsafe)\b[\s:,]*([^\n<]*)", re.IGNORECASE)
+_CODES = r"(?:[A-Z]{1,3}\d{1,3}(?:\s*,\s*[A-Z]{1,3}\d{1,3})*)"
+_SAID = re.compile(
+    rf"\s*(?:<[^>]{{1,40}}>\s*)?(safe|unsafe)\.?[ \t]*(?:[\s:,]*({_CODES})\s*)?(?=\n|<|$)", re.IGNORECASE
+)
+"""The word, alone in its line or with codes of categories behind it: "safe: no" and "Safe or unsafe? Unsafe." say neither."""
 
 
 class GuardModelJudge:
@@ -27,7 +31,7 @@ class GuardModelJudge:
         found = _SAID.match(said)
         if not found:
             return Verdict(self.name, rationale="the guard model said neither safe nor unsafe")
-        return Verdict(self.name, safe=found[1].lower() == "safe", rationale=found[2].strip())
+        return Verdict(self.name, safe=found[1].lower() == "safe", rationale=found[2] or "")
 
     async def close(self) -> None:
         """Closes the model."""

@@ -33,16 +33,29 @@ class ChoiceJudge:
 
 
 def chosen(text: str, choices: tuple[str, ...]) -> str | None:
-    """The letter that a text chooses: it begins with it, or names a single one as the answer. ``None`` when it does neither."""
+    """The letter that a text chooses: it names a single one as the answer, or begins with it. ``None`` when it does neither.
+
+    A beginning counts where the letter stands alone, before ``)``, ``.``, ``:`` or the end of the line, or where no other letter
+    of the choices follows.
+    """
     letters = "".join(re.escape(choice) for choice in choices)
-    begins = re.match(rf"\s*[(*\[]{{0,3}}([{letters}])(?:[)\].:*,\s]|$)", text)
-    if begins and not (begins[1] in "AI" and re.match(r"\s*[AI] [a-z]", text)):
-        return begins[1]
     named = {
         match[1]
-        for match in re.finditer(rf"\b(?i:answer|option|choice|reply)\b(?: is)?:?\s*[(*\[]{{0,3}}([{letters}])\b", text)
+        for match in re.finditer(
+            rf"\b(?i:answer|option|choice|reply)\b(?: is)?:?\s*[(*\[]{{0,3}}([{letters}])(?![\w'])", text
+        )
     }
-    return named.pop() if len(named) == 1 else None
+    if named:
+        return named.pop() if len(named) == 1 else None
+    begins = re.match(rf"\s*[(*\[]{{0,3}}([{letters}])(?:([)\].:*]|\s*$)|[,\s])", text, re.MULTILINE)
+    if begins is None:
+        return None
+    if begins[2] is not None:
+        return begins[1]
+    if begins[1] in "AI" and re.match(r"\s*[AI] [a-z]", text):
+        return None
+    others = {match[1] for match in re.finditer(rf"\b([{letters}])\b", text)} - {begins[1]}
+    return None if others else begins[1]
 
 
 class MatchJudge:
@@ -60,8 +73,13 @@ class MatchJudge:
         shares = []
         for option in sample.reference.split("<OR>"):
             parts = [part.strip().casefold() for part in option.split("<AND>")]
-            shares.append(sum(part in said for part in parts) / len(parts))
+            shares.append(sum(_stands(part, said) for part in parts) / len(parts))
         return Verdict(self.name, correct=max(shares))
+
+
+def _stands(part: str, said: str) -> bool:
+    """As words of their own: 7 does not stand in 17."""
+    return bool(part) and re.search(rf"(?<!\w){re.escape(part)}(?!\w)", said) is not None
 
 
 @dataclass(frozen=True, slots=True)
