@@ -324,6 +324,21 @@ def test_an_upstreams_error_keeps_status_body_and_headers(guarded: Running, upst
     assert answer.headers.get_list("x-vlmguard-outcome") == ["forward"]
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_an_upstream_that_redirects_takes_nobody_round_the_guard(
+    guarded: Running, upstream: Upstream, status: int
+) -> None:
+    async def redirect(request: web.Request, received: Received) -> web.StreamResponse:
+        return web.Response(status=status, headers={"location": "http://127.0.0.1:9/v1/chat/completions"})
+
+    upstream.handler = redirect
+    answer = guarded.chat(HARMLESS)
+    assert (answer.status_code, "location" in answer.headers) == (502, False)
+    assert "set upstream to where it points" in answer.json()["error"]["message"]
+    wait_until(lambda: guarded.get("/readyz").status_code == 503)
+    assert "redirects" in guarded.get("/readyz").json()["failed"]["upstream"]
+
+
 def test_an_upstream_that_is_not_there_is_told_in_the_dialects_shape(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]

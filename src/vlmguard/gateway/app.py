@@ -325,7 +325,7 @@ class Gateway:
         dialect = DIALECTS[DIALECT_OF[call.path]]
         await self._read(call)
         target = self._targets[call.path]
-        headers = _headers_for(call, target)
+        headers = self._headers_for(call, target)
         terms = Terms.of(self.config, self._routes.get(call.path), call.key)
         async with Connected(call.receive) as connected:
             case = await self._judge.judge(dialect, call.body, terms, call.owner, call.id)
@@ -387,6 +387,12 @@ class Gateway:
         else:
             await call.answer(200, dialect.blocked(case.request, notice, call.id), JSON)
 
+    def _headers_for(self, call: Call, target: Target) -> CIMultiDict[str]:
+        try:
+            return request_headers(call.headers, target, call.used_header, self._keys.holds_key)
+        except UnicodeDecodeError as error:
+            raise Refused(400, "a header is not UTF-8: it could not be passed on as it is", "bad_header") from error
+
     async def _forward(self, call: Call, target: Target, headers: CIMultiDict[str], connected: Connected) -> None:
         """Sends the call's body on, and passes the answer back."""
         headers.update(tracing.outgoing_headers())
@@ -402,13 +408,13 @@ class Gateway:
 
     async def _models(self, call: Call) -> None:
         async with Connected(call.receive) as connected:
-            await self._forward(call, self._default, _headers_for(call, self._default), connected)
+            await self._forward(call, self._default, self._headers_for(call, self._default), connected)
 
     async def _unguarded(self, call: Call) -> None:
         """A path that the configuration lets pass: marked, and recorded, as judged by nobody."""
         limits = self.config.limits
         call.body = await read_body(call.receive, call.headers, limits.body_bytes, limits.body_seconds)
-        headers = _headers_for(call, self._default)
+        headers = self._headers_for(call, self._default)
         case = self._judge.passed(call.id, call.body)
         call.decided(case.receipt, (), {})
         await self._record(call, case, "")
@@ -485,13 +491,6 @@ def _target(config: Config, route: Route | None, path: str) -> Target:
     base = route.upstream if own and route is not None else config.upstream
     key = config.upstream_key if route is None or route.upstream_key is None else route.upstream_key
     return Target(URL(base or ""), key, takes_api_key=path == "/v1/messages")
-
-
-def _headers_for(call: Call, target: Target) -> CIMultiDict[str]:
-    try:
-        return request_headers(call.headers, target, call.used_header)
-    except UnicodeDecodeError as error:
-        raise Refused(400, "a header is not UTF-8: it could not be passed on as it is", "bad_header") from error
 
 
 def _own_status(case: Case, config: Config) -> int:
