@@ -26,7 +26,7 @@ from vlmguard.gateway.audit import AuditEntry, AuditLog
 from vlmguard.gateway.call import BrokenOff, Call, Connected, relay
 from vlmguard.gateway.config import GUARDED, Config, Route, split_pass_through
 from vlmguard.gateway.fetch import Fetcher, Resolve
-from vlmguard.gateway.judge import Case, Judge, MakeRewriter, Terms
+from vlmguard.gateway.judge import Case, Judge, MakeRewriter, Terms, is_large, run
 from vlmguard.gateway.keys import CREDENTIALS, OWN_HEADER, KeyRing, RateLimiter
 from vlmguard.gateway.metrics import CONTENT_TYPE, Metrics
 from vlmguard.gateway.upstream import Target, Upstream, UpstreamError, request_headers
@@ -426,7 +426,7 @@ class Gateway:
         terms = Terms.of(self.config, None, call.key)
         async with Connected(call.receive) as connected:
             try:
-                question = litellm.read(call.body)
+                question = await run(is_large(call.body), litellm.read, call.body)
             except WireError as error:
                 raise Refused(400, str(error), "bad_request") from error
             if question is None:
