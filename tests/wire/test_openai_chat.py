@@ -142,6 +142,16 @@ def test_reasoning_that_is_sent_back_is_read() -> None:
     )
 
 
+def test_a_request_has_its_most_turns_and_parts() -> None:
+    turn = {"role": "user", "content": ""}
+    assert len(read(body(*[turn] * 2_000)).chat.messages) == 2_000
+    with pytest.raises(WireError, match="2,001 turns; 2,000 are the most"):
+        read(body(*[turn] * 2_001))
+    assert len(read(body(user(*[""] * 10_000))).chat.messages[0].parts) == 10_000
+    with pytest.raises(WireError, match="10,001 parts; 10,000 are the most"):
+        read(body(user(*[""] * 10_001)))
+
+
 def test_a_safety_prompt_goes_before_all_messages() -> None:
     request = read(b'{"messages":[{"role":"user","content":"hi"}],"n":1.0}')
     after = Chat((Message("system", (Text('be "safe"'),)), *request.chat.messages))

@@ -102,7 +102,7 @@ class Gateway:
         self._upstream: Upstream
         self._audit: AuditLog | None = None
         self.failure: VlmguardError | None = None
-        """Why it could not be opened."""
+        """Why it could not be opened, or not be closed as it should."""
 
     # What the console shares with the gateway.
 
@@ -183,7 +183,13 @@ class Gateway:
         gc.set_threshold(10_000, 20, 50)
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self.close()
+        try:
+            await self.close()
+        except VlmguardError as error:
+            _log.error("%s", error)
+            self.failure = error
+            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+            return
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -213,15 +219,14 @@ class Gateway:
     def _tell(self, call: Call) -> None:
         """Counts and logs an answered request."""
         stages = {**call.stages, "total": (time.perf_counter() - call.started) * 1000}
-        self._metrics.observe_request(
-            self._route_name(call), call.outcome or "refused", call.categories, call.status, stages
-        )
+        outcome = call.outcome or ("none" if call.status < 400 else "refused")
+        self._metrics.observe_request(self._route_name(call), outcome, call.categories, call.status, stages)
         _log.info(
             "%s %s %d",
             call.method,
             self._route_name(call),
             call.status,
-            extra={"outcome": call.outcome or "refused", "ms": round(stages["total"], 1)},
+            extra={"outcome": outcome, "ms": round(stages["total"], 1)},
         )
 
     def _route_name(self, call: Call) -> str:
@@ -509,7 +514,7 @@ def _require_json(value: bytes | None) -> None:
         raise Refused(415, "send the body as application/json", "wrong_type")
     for parameter in parameters:
         name, _, charset = parameter.strip().partition(b"=")
-        if name == b"charset" and charset.strip(b'" ') not in (b"utf-8", b"utf8"):
+        if name.strip() == b"charset" and charset.strip(b'" ') not in (b"utf-8", b"utf8"):
             raise Refused(400, "send the body in UTF-8", "unknown_encoding")
 
 

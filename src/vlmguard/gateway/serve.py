@@ -53,7 +53,7 @@ class Launcher:
     make: MakeRewriter = make_rewriter
     resolve: Resolve | None = None
     failure: VlmguardError | None = field(default=None, init=False)
-    """Why the gateway could not start."""
+    """Why the gateway could not start, or not stop as it should."""
     _gateway: Gateway | None = field(default=None, init=False, repr=False)
     _app: App | None = field(default=None, init=False, repr=False)
     """The gateway, or the console before it."""
