@@ -62,6 +62,7 @@ def test_an_export_holds_every_decision_and_its_receipts_verify(
     assert first["stages_ms"] == {"read": 0.25, "guard": 3.5}
     assert second["categories"] == ["hate", "privacy"]
     assert third["model"] == "模型"
+    assert out.stat().st_mode & 0o077 == 0, "others' words are nobody else's to read"
     monkeypatch.setenv("VLMGUARD_RECEIPT_KEY", SECRET.decode())
     assert main(["verify", "--lines", str(out)]) == 0
 

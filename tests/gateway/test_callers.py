@@ -80,6 +80,40 @@ def test_credentials_are_the_gateways_or_passed_on_and_never_mixed(tmp_path: Pat
         assert upstream.last.header("authorization") == "Bearer ours"
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer a-key"},
+        {"authorization": "Token  a-key"},
+        {"x-api-key": "a-key"},
+        {"api-key": "a-key"},
+        {"x-goog-api-key": "b-key"},
+        {"ocp-apim-subscription-key": "a-key"},
+        {"x_vlmguard_key": "a-key"},
+        {"x_vlmguard_outcome": "forward"},
+    ],
+)
+def test_a_key_of_the_gateway_goes_on_in_no_header(tmp_path: Path, upstream: Upstream, headers: dict[str, str]) -> None:
+    with gateway(tmp_path, upstream.url, toml=KEYS) as running:
+        body = {"messages": [{"role": "user", "content": HARMLESS}]}
+        sent = {"x-vlmguard-key": "a-key", "x-kept": "yes", **headers}
+        assert httpx.post(f"{running.base}/chat/completions", json=body, headers=sent).status_code == 200
+    names = {name for name, _ in upstream.last.headers}
+    assert not names & set(headers)
+    assert "-key" not in str([value for _, value in upstream.last.headers])
+    assert upstream.last.header("x-kept") == "yes"
+
+
+def test_what_an_underscore_makes_of_a_credential_does_not_replace_the_gateways(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    with gateway(tmp_path, upstream.url, toml=KEYS, upstream_key="ours") as running:
+        body = {"messages": [{"role": "user", "content": HARMLESS}]}
+        sent = {"x-vlmguard-key": "a-key", "x_api_key": "theirs"}
+        assert httpx.post(f"{running.base}/chat/completions", json=body, headers=sent).status_code == 200
+    assert "theirs" not in str(upstream.last.headers)
+
+
 def test_a_routes_own_upstream_gets_its_own_credential(tmp_path: Path, upstream: Upstream) -> None:
     with Upstream().running() as other:
         toml = f'[routes."/v1/messages"]\nupstream = "{other.url}"\nupstream_key = "theirs"\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from vlmguard.cli.main import main
 from vlmguard.errors import InputError
 from vlmguard.gateway import config
+from vlmguard.gateway.audit_store import Store
 from vlmguard.gateway.config import FetchSettings, hint, load, settings, show, variable
 from vlmguard.gateway.keys import hash_key
+from vlmguard.gateway.serve import show_new_key
 from vlmguard.types import Mode
 
 UPSTREAM = "http://127.0.0.1:8000/v1"
@@ -79,6 +82,9 @@ def test_every_setting_can_be_said_in_the_file_and_in_a_variable(tmp_path: Path,
         ("port = true", "whole number"),
         ("workers = 0", "above 0"),
         ("deadline = -1", "above 0"),
+        ("deadline = nan", "above 0"),
+        ("deadline = inf", "above 0"),
+        ('upstream_key = "a\\nb"', "no header takes"),
         ('mode = "off"', "enforce, monitor"),
         ('on_failure = "shut"', "closed, degraded, open"),
         ("pass_through = 3", "list of texts"),
@@ -138,6 +144,36 @@ def test_the_whole_is_shown_without_secrets(tmp_path: Path) -> None:
     for name in settings():
         assert f"{name.rpartition('.')[2]} = " in text
     assert "https://other.example/v1" in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:pppp@pppp/pp@db/audit",
+        "postgresql://me@db/audit?password=pppp",
+        "postgresql://me@db/audit?a=b&PASSFILE=pppp&sslpassword=pppp",
+    ],
+)
+def test_no_spelling_of_a_password_is_shown(url: str, tmp_path: Path) -> None:
+    flags = {"upstream": UPSTREAM, "audit.url": url}
+    shown = show(load(written(tmp_path, ""), {}, flags))
+    assert "pppp" not in shown
+    assert "@db/audit" in shown
+    if "?" in url:
+        assert "pppp" not in Store(url).name
+
+
+def test_a_key_from_a_file_may_end_in_a_line_end(tmp_path: Path) -> None:
+    toml = 'upstream_key = "env:UP"'
+    assert load(written(tmp_path, toml), {"UP": "uuuu\n"}, {"upstream": UPSTREAM}).upstream_key == "uuuu"
+    variables = {variable("upstream_key"): "uuuu\r\n"}
+    assert load(written(tmp_path, ""), variables, {"upstream": UPSTREAM}).upstream_key == "uuuu"
+
+
+@pytest.mark.parametrize("name", ["bob", "bob@x", 'b "o" b', "bob.x"])
+def test_a_new_keys_lines_are_toml(name: str) -> None:
+    lines = show_new_key(name).partition("configuration:\n")[2]
+    assert list(tomllib.loads(lines)["keys"]) == [name]
 
 
 def test_the_command_shows_and_refuses(

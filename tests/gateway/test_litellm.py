@@ -48,9 +48,21 @@ def test_only_the_risky_turn_is_rewritten_each_in_its_role(guarded: Running) -> 
 
 
 def test_without_messages_every_text_is_the_users(guarded: Running) -> None:
-    answer = ask(guarded, texts=[HARMLESS, HARMFUL], structured_messages=of("something else"))
+    answer = ask(guarded, texts=[HARMLESS, HARMFUL])
     assert (answer["action"], answer["texts"][0]) == ("GUARDRAIL_INTERVENED", HARMLESS)
     assert answer["texts"][1] != HARMFUL
+
+
+@pytest.mark.parametrize("messages", [of("something else"), [{"role": "nobody", "content": 3}]])
+def test_messages_that_are_not_those_of_the_texts_are_told_as_unread(
+    guarded: Running, messages: list[dict[str, Any]]
+) -> None:
+    answer = guarded.post(
+        PATH, {"input_type": "request", "texts": [HARMLESS], "structured_messages": messages, "request_data": {}}
+    )
+    assert answer.json()["texts"] == [f"{load_policy().safety_prompt['en']}\n\n{HARMLESS}"]
+    row = {"path": "/structured_messages", "aspect": "content", "judged_by": None, "unjudged": "opaque"}
+    assert row in guarded.receipt(answer)["judgements"]
 
 
 def test_what_tools_were_asked_is_no_text_of_the_list(guarded: Running) -> None:

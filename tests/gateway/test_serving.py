@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import socket
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -32,6 +33,7 @@ from tests.gateway.kit import (
     speak,
     wait_until,
 )
+from vlmguard.gateway import audit
 from vlmguard.policy import load_policy
 
 
@@ -220,6 +222,7 @@ def test_what_two_readers_might_read_differently_is_refused(
         ({"content-type": "application/json; charset=utf-16"}, 400),
         ({"content-type": "text/plain"}, 415),
         ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        ({"content-type": "application/json; charset =utf-16"}, 400),
     ],
 )
 def test_encodings_that_are_not_read_are_refused(
@@ -322,6 +325,21 @@ def test_an_upstreams_error_keeps_status_body_and_headers(guarded: Running, upst
     assert (answer.status_code, answer.content) == (429, b'{"error": {"message":"slow down"}}')
     assert answer.headers["retry-after"] == "7"
     assert answer.headers.get_list("x-vlmguard-outcome") == ["forward"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_an_upstream_that_redirects_takes_nobody_round_the_guard(
+    guarded: Running, upstream: Upstream, status: int
+) -> None:
+    async def redirect(request: web.Request, received: Received) -> web.StreamResponse:
+        return web.Response(status=status, headers={"location": "http://127.0.0.1:9/v1/chat/completions"})
+
+    upstream.handler = redirect
+    answer = guarded.chat(HARMLESS)
+    assert (answer.status_code, "location" in answer.headers) == (502, False)
+    assert "set upstream to where it points" in answer.json()["error"]["message"]
+    wait_until(lambda: guarded.get("/readyz").status_code == 503)
+    assert "redirects" in guarded.get("/readyz").json()["failed"]["upstream"]
 
 
 def test_an_upstream_that_is_not_there_is_told_in_the_dialects_shape(tmp_path: Path) -> None:
@@ -587,6 +605,27 @@ def test_a_receipt_is_signed_and_holds_the_keyed_hash_of_the_very_bytes_sent(
             receipt = running.receipt(running.chat(prompt))
             assert verify(receipt, [read_key(secret)])
             assert receipt["sent"] == content_hash(upstream.last.body, read_key(secret))
+
+
+def test_what_is_answered_without_a_judgement_does_not_count_as_refused(guarded: Running) -> None:
+    guarded.get("/healthz")
+    guarded.get("/v1/nothing")
+    told = guarded.get("/metrics").text
+    assert metric(told, "vlmguard_requests_total", route="/healthz", outcome="none", status="200") == 1
+    assert metric(told, "vlmguard_requests_total", outcome="refused", status="200") == 0
+    assert metric(told, "vlmguard_requests_total", outcome="refused", status="404") == 1
+
+
+def test_decisions_that_are_lost_at_the_end_are_told(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_CLOSE_SECONDS", 0.2)
+    with gateway(tmp_path, upstream.url) as running:
+        other = sqlite3.connect(tmp_path / "audit.db")
+        other.execute("BEGIN IMMEDIATE")
+        assert running.chat(HARMLESS).status_code == 200
+    other.close()
+    assert "1 decisions were NOT written" in str(running.launcher.failure)
 
 
 def test_limits_answer_in_the_dialects_shape(tmp_path: Path, upstream: Upstream) -> None:

@@ -42,6 +42,13 @@ def _word(part: object) -> str:
             return "IMAGE"
 
 
+def test_servers_that_are_asked_behind_our_back_are_named() -> None:
+    members = {"mcp_servers": [{"type": "url", "url": "https://a.example"}], "container": "c_1"}
+    request = read(body(user(text("hi")), **members))
+    assert said(request.chat) == [("user", ["<remote tools>", "<stored container>"]), ("user", ["hi"])]
+    assert len(read(body(user(text("hi")), mcp_servers=[], container=None)).chat.messages) == 1
+
+
 def test_a_conversation_with_a_tool_is_split_into_its_speakers() -> None:
     request = read(
         body(

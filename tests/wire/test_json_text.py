@@ -82,6 +82,7 @@ def test_a_step_of_a_pointer_names_its_key(key: str) -> None:
         (b'{"a":"\n"}', "not JSON"),
         (b'{"a":' + b"9" * 5000 + b"}", "not JSON"),
         (b'{"a":NaN}', "NaN is not JSON"),
+        (b'{"a":-1e999}', "too large"),
         (b'{"a":[-Infinity]}', "-Infinity is not JSON"),
         (b'{"a":"\xff"}', "not UTF-8"),
         (b'{"a":"\xed\xa0\x80"}', "not UTF-8"),

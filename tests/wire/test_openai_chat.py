@@ -110,6 +110,48 @@ def test_content_beside_the_messages_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"chat_template_kwargs": {"chat_template": "{{ x }}"}},
+        {"chat_template_kwargs": {"documents": [{"text": "x"}]}},
+        {"chat_template_kwargs": {"persona": "somebody who answers anything"}},
+        {"prediction": {"type": "content", "content": "x"}},
+        {"kv_transfer_params": {"remote_block_ids": [1]}},
+        {"prompt_token_ids": [1]},
+        {"input_ids": [1]},
+    ],
+)
+def test_every_way_past_the_messages_is_named(members: dict[str, Any]) -> None:
+    key = next(iter(members))
+    first = read(body({"role": "user", "content": "hi"}, **members)).chat.messages[0]
+    assert first.parts == (Opaque(key.replace("_", " "), f"/{key}", Reason.OPAQUE),)
+
+
+def test_options_of_a_template_are_no_content() -> None:
+    options = {"enable_thinking": False, "reasoning_effort": "high", "thinking_budget": 9, "x": None}
+    assert len(read(body({"role": "user", "content": "hi"}, chat_template_kwargs=options)).chat.messages) == 1
+
+
+def test_reasoning_that_is_sent_back_is_read() -> None:
+    said = {"role": "assistant", "content": "a", "reasoning_content": "b", "reasoning": {"x": 1}}
+    (message,) = read(body(said)).chat.messages
+    assert message.parts[1:] == (
+        Text("b", "/messages/0/reasoning_content"),
+        Opaque("reasoning", "/messages/0/reasoning", Reason.OPAQUE),
+    )
+
+
+def test_a_request_has_its_most_turns_and_parts() -> None:
+    turn = {"role": "user", "content": ""}
+    assert len(read(body(*[turn] * 2_000)).chat.messages) == 2_000
+    with pytest.raises(WireError, match="2,001 turns; 2,000 are the most"):
+        read(body(*[turn] * 2_001))
+    assert len(read(body(user(*[""] * 10_000))).chat.messages[0].parts) == 10_000
+    with pytest.raises(WireError, match="10,001 parts; 10,000 are the most"):
+        read(body(user(*[""] * 10_001)))
+
+
 def test_a_safety_prompt_goes_before_all_messages() -> None:
     request = read(b'{"messages":[{"role":"user","content":"hi"}],"n":1.0}')
     after = Chat((Message("system", (Text('be "safe"'),)), *request.chat.messages))

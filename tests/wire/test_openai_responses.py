@@ -25,6 +25,19 @@ def test_a_string_is_what_the_user_says() -> None:
     )
 
 
+def test_tools_that_the_server_calls_by_itself_are_named() -> None:
+    tools = [
+        {"type": "function", "name": "f"},
+        {"type": "mcp", "server_url": "https://a.example"},
+        {"type": "file_search"},
+    ]
+    assert read(body("hi", tools=tools)).chat.messages[0].parts == (
+        Opaque("mcp tool", "/tools/1", Reason.REMOTE_STATE),
+        Opaque("file search tool", "/tools/2", Reason.REMOTE_STATE),
+    )
+    assert len(read(body("hi", tools=tools[:1])).chat.messages) == 1
+
+
 def test_every_kind_of_item_is_read() -> None:
     request = read(
         body(

@@ -26,7 +26,7 @@ from vlmguard.gateway.audit import AuditEntry, AuditLog
 from vlmguard.gateway.call import BrokenOff, Call, Connected, relay
 from vlmguard.gateway.config import GUARDED, Config, Route, split_pass_through
 from vlmguard.gateway.fetch import Fetcher, Resolve
-from vlmguard.gateway.judge import Case, Judge, MakeRewriter, Terms
+from vlmguard.gateway.judge import Case, Judge, MakeRewriter, Terms, is_large, run
 from vlmguard.gateway.keys import CREDENTIALS, OWN_HEADER, KeyRing, RateLimiter
 from vlmguard.gateway.metrics import CONTENT_TYPE, Metrics
 from vlmguard.gateway.upstream import Target, Upstream, UpstreamError, request_headers
@@ -102,7 +102,7 @@ class Gateway:
         self._upstream: Upstream
         self._audit: AuditLog | None = None
         self.failure: VlmguardError | None = None
-        """Why it could not be opened."""
+        """Why it could not be opened, or not be closed as it should."""
 
     # What the console shares with the gateway.
 
@@ -183,7 +183,13 @@ class Gateway:
         gc.set_threshold(10_000, 20, 50)
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self.close()
+        try:
+            await self.close()
+        except VlmguardError as error:
+            _log.error("%s", error)
+            self.failure = error
+            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+            return
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -213,15 +219,14 @@ class Gateway:
     def _tell(self, call: Call) -> None:
         """Counts and logs an answered request."""
         stages = {**call.stages, "total": (time.perf_counter() - call.started) * 1000}
-        self._metrics.observe_request(
-            self._route_name(call), call.outcome or "refused", call.categories, call.status, stages
-        )
+        outcome = call.outcome or ("none" if call.status < 400 else "refused")
+        self._metrics.observe_request(self._route_name(call), outcome, call.categories, call.status, stages)
         _log.info(
             "%s %s %d",
             call.method,
             self._route_name(call),
             call.status,
-            extra={"outcome": call.outcome or "refused", "ms": round(stages["total"], 1)},
+            extra={"outcome": outcome, "ms": round(stages["total"], 1)},
         )
 
     def _route_name(self, call: Call) -> str:
@@ -325,7 +330,7 @@ class Gateway:
         dialect = DIALECTS[DIALECT_OF[call.path]]
         await self._read(call)
         target = self._targets[call.path]
-        headers = _headers_for(call, target)
+        headers = self._headers_for(call, target)
         terms = Terms.of(self.config, self._routes.get(call.path), call.key)
         async with Connected(call.receive) as connected:
             case = await self._judge.judge(dialect, call.body, terms, call.owner, call.id)
@@ -387,6 +392,12 @@ class Gateway:
         else:
             await call.answer(200, dialect.blocked(case.request, notice, call.id), JSON)
 
+    def _headers_for(self, call: Call, target: Target) -> CIMultiDict[str]:
+        try:
+            return request_headers(call.headers, target, call.used_header, self._keys.holds_key)
+        except UnicodeDecodeError as error:
+            raise Refused(400, "a header is not UTF-8: it could not be passed on as it is", "bad_header") from error
+
     async def _forward(self, call: Call, target: Target, headers: CIMultiDict[str], connected: Connected) -> None:
         """Sends the call's body on, and passes the answer back."""
         headers.update(tracing.outgoing_headers())
@@ -402,13 +413,13 @@ class Gateway:
 
     async def _models(self, call: Call) -> None:
         async with Connected(call.receive) as connected:
-            await self._forward(call, self._default, _headers_for(call, self._default), connected)
+            await self._forward(call, self._default, self._headers_for(call, self._default), connected)
 
     async def _unguarded(self, call: Call) -> None:
         """A path that the configuration lets pass: marked, and recorded, as judged by nobody."""
         limits = self.config.limits
         call.body = await read_body(call.receive, call.headers, limits.body_bytes, limits.body_seconds)
-        headers = _headers_for(call, self._default)
+        headers = self._headers_for(call, self._default)
         case = self._judge.passed(call.id, call.body)
         call.decided(case.receipt, (), {})
         await self._record(call, case, "")
@@ -420,7 +431,7 @@ class Gateway:
         terms = Terms.of(self.config, None, call.key)
         async with Connected(call.receive) as connected:
             try:
-                question = litellm.read(call.body)
+                question = await run(is_large(call.body), litellm.read, call.body)
             except WireError as error:
                 raise Refused(400, str(error), "bad_request") from error
             if question is None:
@@ -487,13 +498,6 @@ def _target(config: Config, route: Route | None, path: str) -> Target:
     return Target(URL(base or ""), key, takes_api_key=path == "/v1/messages")
 
 
-def _headers_for(call: Call, target: Target) -> CIMultiDict[str]:
-    try:
-        return request_headers(call.headers, target, call.used_header)
-    except UnicodeDecodeError as error:
-        raise Refused(400, "a header is not UTF-8: it could not be passed on as it is", "bad_header") from error
-
-
 def _own_status(case: Case, config: Config) -> int:
     """The status of an answer that is the gateway's own; 0 where the upstream is asked."""
     if case.refused is not None:
@@ -510,7 +514,7 @@ def _require_json(value: bytes | None) -> None:
         raise Refused(415, "send the body as application/json", "wrong_type")
     for parameter in parameters:
         name, _, charset = parameter.strip().partition(b"=")
-        if name == b"charset" and charset.strip(b'" ') not in (b"utf-8", b"utf8"):
+        if name.strip() == b"charset" and charset.strip(b'" ') not in (b"utf-8", b"utf8"):
             raise Refused(400, "send the body in UTF-8", "unknown_encoding")
 
 

@@ -91,6 +91,9 @@ def whole(out: Path) -> Iterator[Path]:
     part = out.with_name(out.name + ".part")
     try:
         try:
+            # Others' words are in it: it is its owner's alone, as the database is.
+            part.unlink(missing_ok=True)
+            part.touch(0o600, exist_ok=False)
             yield part
             part.replace(out)
         except OSError as error:

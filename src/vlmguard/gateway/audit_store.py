@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmguard.errors import AuditError, MissingExtraError
+from vlmguard.gateway.config import without_password
 
 try:
     import sqlalchemy as sa
@@ -144,7 +145,7 @@ class Store:
 
     def __init__(self, url: str, *, create: bool = True) -> None:
         self._url = _read_url(url)
-        self.name = self._url.render_as_string(hide_password=True)
+        self.name = without_password(self._url.render_as_string(hide_password=True))
         """Of the database, for messages: without its password."""
         self._create = create
         self._file = Path(self._url.database or "") if self._url.get_backend_name() == "sqlite" else None

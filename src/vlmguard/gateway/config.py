@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import ipaddress
+import math
 import os
 import re
 import tomllib
@@ -247,6 +248,8 @@ def _from_file(name: str, value: object, where: str, environment: Mapping[str, s
 
 def _from_text(name: str, text: str, where: str) -> Any:
     kind = hint(name)
+    if settings()[name].metadata["secret"]:
+        return text.strip()  # what is read from a file ends in a line end
     if get_origin(kind) is tuple:
         return tuple(item.strip() for item in text.split(",") if item.strip())
     if kind is bool:
@@ -280,7 +283,7 @@ def _secret(value: str, where: str, environment: Mapping[str, str]) -> str:
     """A secret, or what the variable that it names (``env:NAME``) holds."""
     if not value.startswith("env:"):
         return value
-    if not (found := environment.get(value[4:])):
+    if not (found := environment.get(value[4:], "").strip()):  # what is read from a file ends in a line end
         raise InputError(f"{where} names the variable {value[4:]}, which is not set")
     return found
 
@@ -352,10 +355,13 @@ def _check(config: Config) -> None:
                 )
     for name in settings():
         value = _value(config, name)
-        if hint(name) in (int, float) and (value < 0 or (value == 0 and name not in _MAY_BE_ZERO)):
+        if hint(name) in (int, float) and (
+            not math.isfinite(value) or value < 0 or (value == 0 and name not in _MAY_BE_ZERO)
+        ):
             raise InputError(f"{name} is a number above 0, not {value}")
     if not 0 <= config.port <= 65535:
         raise InputError(f"port is a number up to 65535, not {config.port}")
+    _check_credentials(config)
     hashes = [key.hash for key in config.keys]
     if len(set(hashes)) != len(hashes):
         raise InputError("two [keys] have the same hash: every caller needs a key of their own")
@@ -368,6 +374,15 @@ def _check(config: Config) -> None:
             f"listening on {config.host} without keys would let anybody call: "
             "make one with vlmguard serve --new-key NAME and put it into the configuration, or listen on 127.0.0.1"
         )
+
+
+def _check_credentials(config: Config) -> None:
+    for what, key in (
+        ("upstream_key", config.upstream_key),
+        *((f"[routes.{route.path!r}] upstream_key", route.upstream_key or "") for route in config.routes),
+    ):
+        if not all("\x21" <= letter <= "\x7e" for letter in key):
+            raise InputError(f"{what} holds a space, a line end or another sign that no header takes")
 
 
 def _check_address(url: str, what: str) -> None:
@@ -421,8 +436,8 @@ def show(config: Config) -> str:
         value = _value(config, name)
         if item.metadata["secret"]:
             value = HIDDEN if value else ""
-        elif name == "audit.url":
-            value = _without_password(value)
+        elif name in ("audit.url", "rewriter"):
+            value = without_password(value)
         lines.append(f"{item.name} = {_toml(value)}  # {config.origin.get(name, 'default')}")
     for key in config.keys:
         lines += ["", f"[keys.{_toml(key.id)}]", *_shown(key, "id")]
@@ -441,8 +456,10 @@ def _shown(value: Any, title: str) -> list[str]:
     return lines
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^/@]*:)[^/@]*@", rf"\1{HIDDEN}@", url)
+def without_password(url: str) -> str:
+    """``url`` for people's eyes. A password may hold what should have been escaped, even "@" and "/"."""
+    url = re.sub(r"(://[^:@\s]*:)\S*@", rf"\1{HIDDEN}@", url)
+    return re.sub(r"(?i)([?&](?:password|passfile|sslpassword|api_?key|key|token)=)[^&\s]*", rf"\1{HIDDEN}", url)
 
 
 def _toml(value: object) -> str:

@@ -176,14 +176,15 @@ class Judge:
             return self._unread(body, terms.mode, error, id, stages)
 
     async def _judge(self, dialect: Reader, body: bytes, terms: Terms, owner: str, id: str, stages: Stages) -> Case:
-        large = len(body) > _LARGE
+        large = is_large(body)
         with stages.clock("read"):
-            request = await _run(large, dialect.read, body)
+            request = await run(large, dialect.read, body)
         guard = self._guard(terms, owner)
         end = asyncio.get_running_loop().time() + self._config.deadline
         if request.remote and self._fetcher is not None:
             with stages.clock("fetch"):
                 request = await _fetched(self._fetcher, request, end)
+        large = large or bool(request.inlined)  # fetched pictures are written into the body
         try:
             with stages.clock("guard"):
                 async with asyncio.timeout_at(end):
@@ -197,8 +198,8 @@ class Judge:
             if terms.mode is Mode.MONITOR:
                 sent = body
             elif guarded.chat is not None:
-                sent = await _run(large, dialect.splice, request, guarded.chat)
-            receipt = await _run(large, self._receipt, guarded.receipt, id, sent)
+                sent = await run(large, dialect.splice, request, guarded.chat)
+            receipt = await run(large, self._receipt, guarded.receipt, id, sent)
         return _case(request, guarded, receipt, sent, stages)
 
     def _guard(self, terms: Terms, owner: str) -> Guard:
@@ -233,17 +234,19 @@ class Judge:
         else:
             failure = f"guard: {type(error.__cause__ or error).__name__}"
             _log.error("the guard failed: %s", type(error.__cause__ or error).__name__, exc_info=error)
+        large = is_large(request.body) or bool(request.inlined)
         chat: Chat | None = None
         sent: bytes | None = None
         intended = {"closed": Outcome.BLOCK, "degraded": Outcome.DEGRADED, "open": Outcome.UNGUARDED}[terms.on_failure]
         outcome = intended if terms.mode is Mode.ENFORCE else Outcome.UNGUARDED
         if outcome is Outcome.DEGRADED:
             chat = guard.with_safety_prompt(request.chat)
-            sent = dialect.splice(request, chat)
+            sent = await run(large, dialect.splice, request, chat)
         elif outcome is Outcome.UNGUARDED:
             chat = request.chat
             # What was fetched is sent: else the upstream would fetch it again, and perhaps something else.
-            sent = request.body if terms.mode is Mode.MONITOR else dialect.splice(request, chat)
+            monitored = terms.mode is Mode.MONITOR
+            sent = request.body if monitored else await run(large, dialect.splice, request, chat)
         rows = tuple(
             row for message in request.chat.messages for part in message.parts for row in unjudged(part, Reason.FAILURE)
         )
@@ -351,7 +354,13 @@ def _picture() -> Part:
     return read_image(file.getvalue(), "/picture")
 
 
-async def _run(on_thread: bool, do: Callable[..., _T], *arguments: object) -> _T:
+def is_large(body: bytes) -> bool:
+    """Whether reading ``body`` would keep other requests waiting."""
+    return len(body) > _LARGE
+
+
+async def run(on_thread: bool, do: Callable[..., _T], *arguments: object) -> _T:
+    """``do(*arguments)``, on a thread where it takes long."""
     return await asyncio.to_thread(do, *arguments) if on_thread else do(*arguments)
 
 

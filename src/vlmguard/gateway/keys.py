@@ -57,6 +57,11 @@ class KeyRing:
                 return key, name
         return None
 
+    def holds_key(self, value: bytes) -> bool:
+        """Whether a header's ``value`` is a known key, by itself or behind the word for its scheme."""
+        _, _, behind = value.strip().partition(b" ")
+        return any(hashlib.sha256(word.strip()).hexdigest() in self._keys for word in (value, behind))
+
     def _find(self, value: bytes) -> Key | None:
         digest = hashlib.sha256(value).hexdigest()
         found = None

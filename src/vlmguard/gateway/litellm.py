@@ -15,7 +15,7 @@ from typing import Any
 from vlmguard.errors import WireError
 from vlmguard.gateway.asgi import to_json
 from vlmguard.gateway.judge import Case
-from vlmguard.types import Chat, Image, Message, Opaque, Part, Text
+from vlmguard.types import Chat, Image, Message, Opaque, Part, Reason, Text
 from vlmguard.wire import RemoteImage, Request, openai_chat
 from vlmguard.wire.json_text import quote, read_object
 from vlmguard.wire.pictures import REMOTE, data_url, read_base64, read_url
@@ -68,6 +68,8 @@ class Question:
         parts = [_picture(image, f"/images/{number}") for number, image in enumerate(self.images)]
         turns: list[list[Part]] = [[Text(text, f"/texts/{number}")] for number, text in enumerate(self.texts)] or [[]]
         turns[-1] += parts
+        if self.messages:  # what they hold beside the texts stays unread
+            turns[-1].append(Opaque("messages", "/structured_messages", Reason.OPAQUE))
         remote = tuple(
             RemoteImage(part.path, self.images[number])
             for number, part in enumerate(parts)
@@ -155,4 +157,4 @@ def _picture(text: str, path: str) -> Part:
 
 
 def _pictures(chat: Chat) -> Iterator[Part]:
-    return (part for message in chat.messages for part in message.parts if not isinstance(part, Text))
+    return (part for message in chat.messages for part in message.parts if part.path.startswith("/images/"))

@@ -93,7 +93,8 @@ class Metrics:
 
         Args:
             route: the configured path, never the client's own spelling of it.
-            outcome: an ``Outcome``, or ``refused`` for a request that nobody judged or sent on.
+            outcome: an ``Outcome``, or ``refused`` for a request that nobody judged or sent on, ``none`` for an answer
+                to what is not judged.
             categories: of the findings, each counted once.
             status: of the HTTP answer.
             stages_ms: stage → milliseconds.

@@ -6,7 +6,9 @@ vlmguard serve --upstream http://127.0.0.1:8000/v1
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import re
 import secrets
 import socket
 import sys
@@ -51,7 +53,7 @@ class Launcher:
     make: MakeRewriter = make_rewriter
     resolve: Resolve | None = None
     failure: VlmguardError | None = field(default=None, init=False)
-    """Why the gateway could not start."""
+    """Why the gateway could not start, or not stop as it should."""
     _gateway: Gateway | None = field(default=None, init=False, repr=False)
     _app: App | None = field(default=None, init=False, repr=False)
     """The gateway, or the console before it."""
@@ -174,6 +176,7 @@ def show_new_key(name: str) -> str:
     from vlmguard.gateway.keys import new_key
 
     key, digest = new_key()
+    name = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)  # as TOML writes other keys
     return f'{key}\n\n# The key is shown once, above. What follows goes into the configuration:\n[keys.{name}]\nhash = "sha256:{digest}"'
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +31,14 @@ _OF_THE_CONNECTION = frozenset(
     ]
 )
 _OURS_TO_SAY = _OF_THE_CONNECTION | {b"host", b"content-length", b"expect", b"forwarded", b"via", b"x-real-ip"}
-_CREDENTIALS = frozenset([b"authorization", b"x-api-key", b"api-key", b"cookie"])
+_CREDENTIALS = frozenset([b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"cookie"])
 _KEPT_ALIVE = 4.0
 """Seconds: less than the servers of this field keep an idle connection (uvicorn: 5), which they would close under us."""
 _PIECE = 256 * 1024
 _RAW = 1 << 20
 """Bytes that are written at once; more go piece by piece, so that other requests have their turn."""
+_REDIRECTS = (301, 302, 303, 307, 308)
+"""Statuses with which a client goes elsewhere by itself: past the guard, with the request as it was before."""
 _AWAY = (502, 503, 504)
 """What proxies and servers say that cannot answer just now. 500 is none: ``transformers serve`` fails to list its models so."""
 CONNECT_SECONDS = 10.0
@@ -67,11 +69,17 @@ class Target:
         return URL(f"{text}?{query.decode('ascii')}" if query else text, encoded=True)
 
 
-def request_headers(headers: Headers, target: Target, used_key: bytes | None) -> CIMultiDict[str]:
+def request_headers(
+    headers: Headers,
+    target: Target,
+    used_key: bytes | None,
+    holds_key: Callable[[bytes], bool] = lambda value: False,
+) -> CIMultiDict[str]:
     """What of the client's headers goes to the upstream, with the gateway's credential where it has one.
 
     ``used_key`` is the header in which the client's key for this gateway stood. Such a key never goes on; where it stood in
-    one of the headers that upstreams take credentials from, none of these is the client's own for the upstream.
+    one of the headers that upstreams take credentials from, none of these is the client's own for the upstream. Nor does
+    any other header go on whose value ``holds_key`` finds to be a key of this gateway.
     Raises ``UnicodeDecodeError`` for bytes that would not go on as they are.
     """
     headers = list(headers)
@@ -80,7 +88,9 @@ def request_headers(headers: Headers, target: Target, used_key: bytes | None) ->
         dropped |= _CREDENTIALS
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers:
-        if name not in dropped and not name.startswith((b"x-vlmguard-", b"x-forwarded-")):
+        # Servers behind CGI or WSGI read "_" as "-".
+        plain = name.replace(b"_", b"-")
+        if plain not in dropped and not plain.startswith((b"x-vlmguard-", b"x-forwarded-")) and not holds_key(value):
             kept.add(name.decode(), value.decode())
     if target.key:
         kept["authorization"] = f"Bearer {target.key}"
@@ -130,11 +140,15 @@ class Upstream:
             headers["Content-Length"] = str(len(body))
             data = _pieces(body)
         try:
-            return await self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
+            response = await self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
         except TimeoutError as error:  # aiohttp's timeouts are of both kinds
             raise UpstreamError("the upstream did not answer in time", 504) from error
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamError(f"the upstream cannot be reached: {type(error).__name__}", 502) from error
+        if response.status in _REDIRECTS:
+            response.close()
+            raise UpstreamError("the upstream redirects: set upstream to where it points", 502)
+        return response
 
     async def is_there(self, target: Target, seconds: float) -> str | None:
         """``None`` when the server answers, whatever it thinks of the question; else what is wrong."""

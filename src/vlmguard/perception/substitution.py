@@ -13,7 +13,12 @@ _QUOTES = "\"'`“”‘’«»„*"
 _WORD = r"[^\W_](?:[\w-]|['’](?=\w)){0,30}"
 _ITEM = rf"{_WORD}(?: {_WORD}){{0,3}}"
 """Up to four words."""
-_QUOTED = rf"[{_QUOTES}]{{1,3}}\s*({_ITEM})\s*[{_QUOTES}]{{1,3}}"
+# Every run of spaces and quotes below has an end: without one, a text of nothing else takes the square of its length.
+_Q = rf"[{_QUOTES}]{{0,6}}"
+_GAP = r"\s{1,40}"
+_PAD = r"\s{0,40}"
+_BLANKS = r"[ \t]{0,40}"
+_QUOTED = rf"[{_QUOTES}]{{1,3}}{_PAD}({_ITEM}){_PAD}[{_QUOTES}]{{1,3}}"
 _SAYS_MEANS = (
     r"means|mean|meaning|stands for|stand for|represents|represent|denotes|refers to|is code for|is short for|is really|"
     r"is actually|signifies|equals|actually is|in reality is|is to be read as|should be read as|is read as|reads as|"
@@ -24,54 +29,54 @@ _SAYS_MEANS = (
 _ARROW = r"(?:->|=>|-->|==>|→|⇒|⟶|↔|<->|<=>|:=|==?|≙|≡|\||:|⇔|>)"
 _Pairs = Iterable[tuple[str, str]]
 
-_QUOTED_PAIR = re.compile(rf"{_QUOTED}\s*(?:{_ARROW}|(?:{_SAYS_MEANS}))\s*{_QUOTED}", re.IGNORECASE)
+_QUOTED_PAIR = re.compile(rf"{_QUOTED}{_PAD}(?:{_ARROW}|(?:{_SAYS_MEANS})){_PAD}{_QUOTED}", re.IGNORECASE)
 _BARE_MEANS = re.compile(
-    rf"(?:(?:where|let|if|and|word|says?|term|that|,|;|^|\n)\s+)?[{_QUOTES}]*(?P<a>{_WORD})[{_QUOTES}]*"
-    rf"\s+(?:{_SAYS_MEANS})\s+(?:the word\s+|the term\s+)?[{_QUOTES}]*(?P<b>{_WORD})",
+    rf"(?:(?:where|let|if|and|word|says?|term|that|,|;){_GAP})?{_Q}(?P<a>{_WORD}){_Q}"
+    rf"{_GAP}(?:{_SAYS_MEANS}){_GAP}(?:the word{_GAP}|the term{_GAP})?{_Q}(?P<b>{_WORD})",
     re.IGNORECASE,
 )
 _REPLACE = re.compile(
     rf"\b(?:replac(?:e|ing)|substitut(?:e|ing)|swap(?:ping)?|exchang(?:e|ing)|chang(?:e|ing)|switch(?:ing)?|turn(?:ing)?|"
     rf"read(?:ing)?|interpret(?:ing)?|treat(?:ing)?|understand(?:ing)?|decod(?:e|ing)|translat(?:e|ing)|reemplaza|sustituye|"
-    rf"ersetze|remplacez?)\s+"
-    rf"(?:(?:the |every |all |each |any |la |el |das |le )?(?:words?|terms?|occurrences? of|instances? of|palabra|wort|mot)\s+)?"
-    rf"[{_QUOTES}]*(?P<a>{_WORD})[{_QUOTES}]*\s+(?:with|by|as|to|for|into|por|con|durch|par|mit)\s+"
-    rf"(?:the words?\s+)?[{_QUOTES}]*(?P<b>{_WORD})[{_QUOTES}]*"
-    rf"(?P<more>(?:\s*(?:,|;|and|y|und|et)+\s+[{_QUOTES}]*{_WORD}[{_QUOTES}]*\s+(?:with|by|as|to|for|into|por|"
-    rf"durch|par|mit)\s+[{_QUOTES}]*{_WORD}[{_QUOTES}]*){{0,20}})",
+    rf"ersetze|remplacez?){_GAP}"
+    rf"(?:(?:the |every |all |each |any |la |el |das |le )?(?:words?|terms?|occurrences? of|instances? of|palabra|wort|mot){_GAP})?"
+    rf"{_Q}(?P<a>{_WORD}){_Q}{_GAP}(?:with|by|as|to|for|into|por|con|durch|par|mit){_GAP}"
+    rf"(?:the words?{_GAP})?{_Q}(?P<b>{_WORD}){_Q}"
+    rf"(?P<more>(?:{_PAD}(?:,|;|and|y|und|et){{1,3}}{_GAP}{_Q}{_WORD}{_Q}{_GAP}(?:with|by|as|to|for|into|por|"
+    rf"durch|par|mit){_GAP}{_Q}{_WORD}{_Q}){{0,20}})",
     re.IGNORECASE,
 )
 _MORE = re.compile(
-    rf"[{_QUOTES}]*({_WORD})[{_QUOTES}]*\s+(?:with|by|as|to|for|into|por|durch|par|mit)\s+[{_QUOTES}]*"
+    rf"{_Q}({_WORD}){_Q}{_GAP}(?:with|by|as|to|for|into|por|durch|par|mit){_GAP}{_Q}"
     rf"({_WORD})",
     re.IGNORECASE,
 )
 _INSTEAD = re.compile(
-    rf"\b(?:say|says|use|write|read|put|type)\s+[{_QUOTES}]*(?P<b>{_WORD})[{_QUOTES}]*\s+"
-    rf"(?:instead of|in place of|for|whenever you see|when you see|when I say)\s+[{_QUOTES}]*(?P<a>{_WORD})",
+    rf"\b(?:say|says|use|write|read|put|type){_GAP}{_Q}(?P<b>{_WORD}){_Q}{_GAP}"
+    rf"(?:instead of|in place of|for|whenever you see|when you see|when I say){_GAP}{_Q}(?P<a>{_WORD})",
     re.IGNORECASE,
 )
 _WHEN_SAY = re.compile(
-    rf"\b(?:when|whenever|if|where)\s+(?:i|you|it|the (?:image|picture|text))\s+(?:says?|writes?|mentions?|sees?|reads?|uses?)\s+"
-    rf"(?:the word\s+)?[{_QUOTES}]*(?P<a>{_WORD})[{_QUOTES}]*\s*,?\s*(?:i|you|it)?\s*(?:really\s+|actually\s+)?"
-    rf"(?:means?|read|think|understand|say)\s+[{_QUOTES}]*(?P<b>{_WORD})",
+    rf"\b(?:when|whenever|if|where){_GAP}(?:i|you|it|the (?:image|picture|text)){_GAP}(?:says?|writes?|mentions?|sees?|reads?|uses?){_GAP}"
+    rf"(?:the word{_GAP})?{_Q}(?P<a>{_WORD}){_Q}{_PAD},?{_PAD}(?:i|you|it)?{_PAD}(?:really{_GAP}|actually{_GAP})?"
+    rf"(?:means?|read|think|understand|say){_GAP}{_Q}(?P<b>{_WORD})",
     re.IGNORECASE,
 )
 _LET_BE = re.compile(
-    rf"\b(?:let|call|define|sea|sei|soit)\s+[{_QUOTES}]*(?P<a>{_WORD})[{_QUOTES}]*\s*(?:be|as|to be|to mean|mean|=)?"
-    rf"\s+(?:the word\s+)?[{_QUOTES}]+\s*(?P<b>{_ITEM})\s*[{_QUOTES}]|"
-    rf"\b(?:let|define)\s+[{_QUOTES}]*(?P<c>{_WORD})[{_QUOTES}]*\s+(?:be|mean|stand for|as)\s+"
-    rf"(?:the word\s+|an?\s+|the\s+)?[{_QUOTES}]*(?P<d>{_WORD})",
+    rf"\b(?:let|call|define|sea|sei|soit){_GAP}{_Q}(?P<a>{_WORD}){_Q}{_PAD}(?:be|as|to be|to mean|mean|=)?"
+    rf"{_GAP}(?:the word{_GAP})?[{_QUOTES}]{{1,6}}{_PAD}(?P<b>{_ITEM}){_PAD}[{_QUOTES}]|"
+    rf"\b(?:let|define){_GAP}{_Q}(?P<c>{_WORD}){_Q}{_GAP}(?:be|mean|stand for|as){_GAP}"
+    rf"(?:the word{_GAP}|an?{_GAP}|the{_GAP})?{_Q}(?P<d>{_WORD})",
     re.IGNORECASE,
 )
 _LINE_PAIR = re.compile(
-    rf"^[ \t]*(?:[-*•]\s+|\(?\d{{1,2}}[.)]\s+)?\|?[ \t]*[{_QUOTES}]*({_ITEM})[{_QUOTES}]*[ \t]*(?:{_ARROW}|[-–—](?=\s)|\t)[ \t]*"
-    rf"[{_QUOTES}]*({_ITEM})[{_QUOTES}]*[ \t]*\|?[ \t]*[,;.]?[ \t]*$",
+    rf"^{_BLANKS}(?:[-*•]{_GAP}|\(?\d{{1,2}}[.)]{_GAP})?\|?{_BLANKS}{_Q}({_ITEM}){_Q}{_BLANKS}(?:{_ARROW}|[-–—](?=\s)|\t){_BLANKS}"
+    rf"{_Q}({_ITEM}){_Q}{_BLANKS}\|?{_BLANKS}[,;.]?{_BLANKS}$",
     re.MULTILINE,
 )
 _INLINE_PAIR = re.compile(
-    rf"(?<![\w=<>])[{_QUOTES}]*({_WORD})[{_QUOTES}]*\s*(?:->|=>|-->|→|⇒|⟶|↔|=)\s*"
-    rf"[{_QUOTES}]*((?!\d){_WORD})(?=\s*(?:[{_QUOTES},;.)\]}}]|\n|$|and\b))",
+    rf"(?<![\w=<>]){_Q}({_WORD}){_Q}{_PAD}(?:->|=>|-->|→|⇒|⟶|↔|=){_PAD}"
+    rf"{_Q}((?!\d){_WORD})(?={_PAD}(?:[{_QUOTES},;.)\]}}]|\n|$|and\b))",
     re.IGNORECASE,
 )
 _BRACES = re.compile(r"\{[^{}]{3,8000}\}")

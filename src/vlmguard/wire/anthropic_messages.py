@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from vlmguard.errors import WireError
-from vlmguard.types import Chat, Image, Message, Part, Role, Text
+from vlmguard.types import Chat, Image, Message, Opaque, Part, Reason, Role, Text
 from vlmguard.wire.answers import error_type, event, to_bytes
 from vlmguard.wire.content import opaque, read_content, read_fields, read_string
 from vlmguard.wire.json_text import Place, quote, read_object
@@ -19,7 +19,9 @@ from vlmguard.wire.pictures import read_base64, read_url
 from vlmguard.wire.request import Request, Shapes, Turn, make_request, string_opening
 from vlmguard.wire.request import splice as splice_request
 
-_BODY = frozenset({"messages", "system", "model", "stream"})
+_REMOTE = {"mcp_servers": "remote tools", "container": "stored container"}
+"""Members that name what stands on servers, and what it is."""
+_BODY = frozenset({"messages", "system", "model", "stream", *_REMOTE})
 _MESSAGE = frozenset({"role", "content"})
 _BLOCK = frozenset({"type", "text", "source", "content", "title", "context", "input"})
 _SOURCE = frozenset({"type", "media_type", "data", "url", "file_id", "content"})
@@ -33,10 +35,16 @@ def read(body: bytes) -> Request:
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
         raise WireError("/messages is a list of at least one message")
-    turns = [*_read_system(value)]
+    turns = [*_read_remote_state(value), *_read_system(value)]
     for number, message in enumerate(messages):
         turns += _read_message(message, f"/messages/{number}")
     return make_request(body, value, turns, (string_opening(value, "system"),))
+
+
+def _read_remote_state(value: dict[str, Any]) -> Iterator[Turn]:
+    """What reaches the model from a server and never comes by here: a turn of its own."""
+    if parts := tuple(Opaque(kind, f"/{key}", Reason.REMOTE_STATE) for key, kind in _REMOTE.items() if value.get(key)):
+        yield Turn(Message("user", parts))
 
 
 def _read_system(value: dict[str, Any]) -> Iterator[Turn]:

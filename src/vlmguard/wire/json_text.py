@@ -8,6 +8,7 @@ pass of the C decoder, and looking for places happens only when something is to 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -56,7 +57,14 @@ def _no_constant(word: str) -> NoReturn:
     raise WireError(f"{word} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+def _finite(word: str) -> float:
+    """Some readers take what is too large for infinity, others refuse it."""
+    if not math.isfinite(value := float(word)):
+        raise WireError(f"{word[:40]} is too large a number")
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
 """Made once: making it costs more than reading a short body."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,10 +19,22 @@ from vlmguard.wire.request import splice as splice_request
 
 __all__ = ["blocked", "blocked_stream", "error", "read", "splice"]
 
-BESIDE = ("documents", "chat_template", "prompt_embeds")
-"""Members with which vLLM and its like take content beside the messages."""
+BESIDE = (
+    "documents",
+    "chat_template",
+    "chat_template_kwargs",
+    "prompt_embeds",
+    "prompt_token_ids",
+    "input_ids",
+    "kv_transfer_params",
+    "prediction",
+)
+"""Members with which servers (vLLM and its like, most of them) take content beside the messages."""
+_SWITCH = re.compile(r"[\w.-]{0,32}\Z")
+"""What a template's option may say (``"high"``) without being content."""
+_REASONING = ("reasoning_content", "reasoning")
 _BODY = frozenset({"messages", "model", "stream", *BESIDE})
-_MESSAGE = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "audio"})
+_MESSAGE = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "audio", *_REASONING})
 _CALL = frozenset({"function", "custom", "arguments", "input"})
 
 
@@ -37,8 +50,20 @@ def read(body: bytes) -> Request:
 
 def read_beside(value: dict[str, Any]) -> Iterator[Turn]:
     """What reaches the model by another way than the messages: a turn of its own, which nobody can read."""
-    if parts := tuple(opaque(key, f"/{key}") for key in BESIDE if value.get(key)):
+    if parts := tuple(
+        opaque(key, f"/{key}") for key in BESIDE if value.get(key) and not _only_switches(key, value[key])
+    ):
         yield Turn(Message("user", parts))
+
+
+def _only_switches(key: str, value: object) -> bool:
+    """Whether these are a template's options that can hold no content, such as ``{"enable_thinking": false}``."""
+    if key != "chat_template_kwargs" or not isinstance(value, dict) or value.keys() & set(BESIDE):
+        return False
+    return all(
+        _SWITCH.match(option) is not None if isinstance(option, str) else isinstance(option, bool | int | float | None)
+        for option in value.values()
+    )
 
 
 def _read_turn(value: object, path: str) -> Turn:
@@ -58,7 +83,12 @@ def _read_role(role: object, path: str) -> Role:
 
 
 def _read_more(message: dict[str, Any], path: str) -> Iterator[Part]:
-    """What a message says beside its content: a refusal, calls of tools, spoken words."""
+    """What a message says beside its content: its reasoning, a refusal, calls of tools, spoken words."""
+    for key in _REASONING:
+        if isinstance(message.get(key), str):
+            yield read_string(message, key, path)
+        elif message.get(key) is not None:
+            yield opaque("reasoning", f"{path}/{key}")
     if message.get("refusal") is not None:
         yield read_string(message, "refusal", path)
     if message.get("audio") is not None:

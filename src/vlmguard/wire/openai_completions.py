@@ -11,14 +11,14 @@ from vlmguard.types import Chat, Message, Part, Text
 from vlmguard.wire.answers import DONE, event, to_bytes
 from vlmguard.wire.content import opaque, read_fields, read_string
 from vlmguard.wire.json_text import Place, read_object
-from vlmguard.wire.openai_chat import NO_USAGE, read_beside, wants_usage
+from vlmguard.wire.openai_chat import BESIDE, NO_USAGE, read_beside, wants_usage
 from vlmguard.wire.openai_parts import error, write_image
 from vlmguard.wire.request import Request, Shapes, Turn, make_request
 from vlmguard.wire.request import splice as splice_request
 
 __all__ = ["blocked", "blocked_stream", "error", "read", "splice"]
 
-_BODY = frozenset({"prompt", "suffix", "prompt_embeds", "model", "stream"})
+_BODY = frozenset({"prompt", "suffix", "model", "stream", *BESIDE})
 
 
 def read(body: bytes) -> Request:

@@ -18,7 +18,9 @@ from vlmguard.wire.request import splice as splice_request
 
 __all__ = ["blocked", "blocked_stream", "error", "read", "splice"]
 
-_BODY = frozenset({"input", "instructions", "model", "stream", "previous_response_id", "conversation", "prompt"})
+_BODY = frozenset(
+    {"input", "instructions", "model", "stream", "previous_response_id", "conversation", "prompt", "tools"}
+)
 _ITEM = frozenset({"type", "role", "content", "output", "arguments", "input", "result", "results", "outputs", "id"})
 _OUTPUT = frozenset({"text", "logs", "stdout", "stderr", "output"})
 _OF_THE_MODEL = frozenset(
@@ -48,6 +50,8 @@ _OF_THE_OPERATOR = frozenset(
 _RESULTS = {"mcp_call": "output", "file_search_call": "results", "code_interpreter_call": "outputs"}
 """Items in which a call and what the tool answered stand together, and where the answer stands."""
 
+_REMOTE_TOOLS = ("mcp", "file_search")
+
 
 def read(body: bytes) -> Request:
     """Raises ``WireError``, which names the place by its JSON pointer."""
@@ -64,8 +68,18 @@ def _read_remote_state(value: dict[str, Any]) -> Iterator[Turn]:
         ("prompt", "stored prompt"),
     )
     parts = [Opaque(kind, f"/{key}", Reason.REMOTE_STATE) for key, kind in members if value.get(key) is not None]
+    parts += _read_remote_tools(value)
     if parts:
         yield Turn(Message("user", tuple(parts)))
+
+
+def _read_remote_tools(value: dict[str, Any]) -> Iterator[Opaque]:
+    """Tools that the model's server calls by itself: what they answer never comes by here."""
+    tools = value.get("tools")
+    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if kind in _REMOTE_TOOLS:
+            yield Opaque(f"{str(kind).replace('_', ' ')} tool", f"/tools/{number}", Reason.REMOTE_STATE)
 
 
 def _read_instructions(value: dict[str, Any]) -> Iterator[Turn]:

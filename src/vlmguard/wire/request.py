@@ -12,6 +12,10 @@ from vlmguard.wire.content import read_envelope
 from vlmguard.wire.json_text import Edit, Place, edit, unescape
 from vlmguard.wire.pictures import REMOTE
 
+MOST_TURNS = 2_000
+MOST_PARTS = 10_000
+"""What one request may hold: each turn is judged, and each part has a line in the receipt."""
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteImage:
@@ -64,6 +68,10 @@ class Request:
 def make_request(body: bytes, value: dict[str, Any], turns: Iterable[Turn], opening: tuple[Place, ...]) -> Request:
     """The request that ``body``, read as ``value``, is. Raises ``WireError``."""
     turns = tuple(turns)
+    if len(turns) > MOST_TURNS:
+        raise WireError(f"the request has {len(turns):,} turns; {MOST_TURNS:,} are the most")
+    if (count := sum(len(turn.message.parts) for turn in turns)) > MOST_PARTS:
+        raise WireError(f"the request has {count:,} parts; {MOST_PARTS:,} are the most")
     model, stream = read_envelope(value)
     remote = tuple(
         RemoteImage(part.path, _address(value, part.path))

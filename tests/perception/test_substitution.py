@@ -1,0 +1,48 @@
+"""Reading tables of substituted words: whatever the text, in a time that grows with its length."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from vlmguard.perception import substitution
+
+PATTERNS = {name: value for name, value in vars(substitution).items() if isinstance(value, re.Pattern)}
+
+
+def _seconds(pattern: re.Pattern[str], text: str) -> float:
+    """Of the fastest of three."""
+    found = []
+    for _ in range(3):
+        begun = time.process_time()
+        for _ in pattern.finditer(text):
+            pass
+        found.append(time.process_time() - begun)
+    return min(found)
+
+
+@pytest.mark.parametrize("unit", ["\n", " ", '"', ",", "let x ", "- ", "{", "a, "])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_four_times_the_text_takes_about_four_times_as_long(name: str, unit: str) -> None:
+    short, long = (unit * (length // len(unit)) for length in (10_000, 40_000))
+    # The square would be 16; what takes no time at all has no ratio.
+    assert _seconds(PATTERNS[name], long) < 8 * max(_seconds(PATTERNS[name], short), 0.001)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'pizza' means 'guide'",
+        "where pizza means guide",
+        "pizza\nmeans\nguide",
+        "replace pizza with guide",
+        "say pizza instead of guide",
+        'let "pizza" be "guide"',
+        "pizza -> guide",
+    ],
+)
+def test_the_ways_people_write_a_table(text: str) -> None:
+    table = substitution.substitutions(text)
+    assert table.get("pizza") == "guide" or table.get("guide") == "pizza"
