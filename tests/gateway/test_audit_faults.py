@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import shutil
 import signal
@@ -91,6 +92,29 @@ async def test_a_log_that_cannot_be_written_at_its_end_says_how_many_are_lost(
     with pytest.raises(AuditError, match=r"7 decisions were NOT written .*locked"):
         await log.close()
     other.close()
+
+
+async def test_a_decision_that_the_database_refuses_does_not_hold_up_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"sqlite:{tmp_path / 'audit.db'}"
+    log = await AuditLog.open(url, flush_seconds=0.02)
+    with contextlib.closing(sqlite3.connect(tmp_path / "audit.db")) as other:
+        other.execute(
+            "CREATE TRIGGER odd BEFORE INSERT ON vlmguard_decisions WHEN NEW.model = 'odd' "
+            "BEGIN SELECT RAISE(ABORT, 'too odd'); END"
+        )
+    odd = entry(model="odd", raw="words")
+    made = await record(log, 3)
+    await log.record(odd)
+    made += [odd.receipt.id, *await record(log, 3)]
+    await until(lambda: log.depth == 0)
+    await log.ready()
+    kept = await log.receipt(odd.receipt.id, "alice") or {}
+    await log.close()
+    assert sorted(await stored(url)) == sorted(made)
+    assert (kept["outcome"], kept["failure"]) == ("forward", "audit: the database refused the details")
+    assert [odd.receipt.id in one.message for one in caplog.records] == [True]
 
 
 async def test_a_folder_that_goes_away_and_comes_back(tmp_path: Path) -> None:

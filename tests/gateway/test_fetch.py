@@ -6,7 +6,9 @@ import asyncio
 import base64
 import contextlib
 import ipaddress
+import json
 import ssl
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,9 @@ from hypothesis import strategies as st
 from tests.conftest import Draw
 from tests.gateway.kit import HARMLESS, Running, Upstream, _serve_app, gateway, on_thread
 from vlmguard.errors import InputError
-from vlmguard.gateway.fetch import AllowList, is_public
+from vlmguard.gateway.config import FetchSettings
+from vlmguard.gateway.fetch import MOST_AT_ONCE, MOST_OF_ONE, AllowList, Fetcher, is_public
+from vlmguard.wire import Request, openai_chat
 
 HOST = "pictures.example"
 
@@ -118,6 +122,43 @@ def test_the_bytes_that_were_judged_are_the_bytes_that_are_sent(
         )
         assert message["content"][1]["image_url"]["detail"] == "low"
     assert len(served) == 1
+
+
+async def test_one_callers_slow_addresses_leave_room_for_others(
+    tmp_path: Path, pictures: Pictures, authority: trustme.CA
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    allow = (f"{HOST}:{pictures.port}",)
+    settings = FetchSettings(allow=allow, ca_file=str(tmp_path / "ca.pem"), max_pictures=100, seconds=60)
+    fetcher = Fetcher(settings, 1 << 30, pictures.resolve)
+    answered = threading.Event()
+    running, most = 0, 0
+    picture = pictures.answers["/a.png"]
+
+    async def slow(request: web.Request) -> web.Response:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.to_thread(answered.wait, 60)
+        running -= 1
+        return web.Response(body=picture)
+
+    def asking(*urls: str) -> Request:
+        content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        return openai_chat.read(json.dumps({"messages": [{"role": "user", "content": content}]}).encode())
+
+    pictures.answers["/slow.png"] = slow
+    many = asking(*(pictures.url(f"/slow.png?{number}") for number in range(3 * MOST_AT_ONCE)))
+    alices = asyncio.create_task(fetcher.fill(many, "alice"))
+    while most < MOST_OF_ONE:
+        assert not alices.done()
+        await asyncio.sleep(0.01)
+    bobs = await asyncio.wait_for(fetcher.fill(asking(pictures.url("/b.png")), "bob"), 30)
+    assert (len(bobs.inlined), alices.done()) == (1, False)
+    answered.set()
+    assert len((await alices).inlined) == 3 * MOST_AT_ONCE
+    assert most == MOST_OF_ONE
+    await fetcher.close()
 
 
 def test_a_remote_picture_is_judged_in_every_dialect(

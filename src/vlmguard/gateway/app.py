@@ -445,7 +445,7 @@ class Gateway:
             if case.refused is not None:
                 raise case.refused
             connected.release()
-            await call.answer_json(200, question.answer(case))
+            await call.answer_json(200, await run(is_large(call.body), question.answer, case))
 
     async def _receipt(self, call: Call) -> None:
         if self._audit is None:

@@ -14,13 +14,13 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Literal
 
 from vlmguard.errors import AuditError
-from vlmguard.gateway.audit_store import Store, stamp
+from vlmguard.gateway.audit_store import RowRefusedError, Store, stamp
 from vlmguard.json_form import receipt_form
 from vlmguard.receipts import canonical, sign
 from vlmguard.types import Receipt
@@ -250,7 +250,7 @@ class AuditLog:
         left = len(self._pending)
         while left > 0:
             entries = list(islice(self._pending.values(), min(left, _BATCH)))
-            await self._keep(await self._rows(entries))
+            await self._keep(entries)
             left -= len(entries)
             for entry in entries:
                 del self._pending[entry.receipt.id]
@@ -266,13 +266,16 @@ class AuditLog:
                 await asyncio.sleep(0)
         return rows
 
-    async def _keep(self, rows: list[dict[str, Any]]) -> None:
-        """Stores a batch, however often that takes."""
-        attempt = 0
+    async def _keep(self, entries: list[AuditEntry], attempt: int = 0, *, cut: bool = False) -> None:
+        """Stores a batch, however often that takes. One that the database refuses does not hold up the others."""
+        rows = await self._rows(entries)
         while True:
             try:
                 await self._store.add(rows, again=attempt > 0)
             except AuditError as error:
+                if isinstance(error, RowRefusedError) and not cut:
+                    await self._keep_apart(entries, attempt, error)
+                    return
                 if self._failure is None:
                     logger.error("the audit database cannot be written: decisions wait in memory: %s", error)
                 self._failure = str(error)
@@ -283,6 +286,15 @@ class AuditLog:
                 return
             await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
             attempt += 1
+
+    async def _keep_apart(self, entries: list[AuditEntry], attempt: int, error: RowRefusedError) -> None:
+        """Stores each decision of a refused batch by itself, and of the one that is refused what can be kept."""
+        if len(entries) > 1:
+            for entry in entries:
+                await self._keep([entry], attempt)
+            return
+        logger.error("the decision %s was refused, and is kept without its details: %s", entries[0].receipt.id, error)
+        await self._keep([_cut(entries[0])], attempt, cut=True)
 
     async def _prune(self, keep: timedelta) -> None:
         while True:
@@ -349,6 +361,12 @@ def row_of(entry: AuditEntry, signing_key: bytes | None) -> dict[str, Any]:
         "receipt": receipt_text(entry, signing_key),
         "raw": None if entry.raw is None else _escaped(entry.raw),
     }
+
+
+def _cut(entry: AuditEntry) -> AuditEntry:
+    """``entry`` without what a client's words can make large or odd."""
+    receipt = replace(entry.receipt, judgements=(), failure="audit: the database refused the details")
+    return replace(entry, receipt=receipt, model="", categories=(), stages_ms={}, raw=None)
 
 
 def _word(text: str) -> str:

@@ -23,7 +23,7 @@ try:
     import sqlalchemy as sa
     from sqlalchemy.dialects import postgresql, sqlite
     from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
+    from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, DisconnectionError, IntegrityError
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
     from sqlalchemy.pool import ConnectionPoolEntry
 except ImportError as error:
@@ -133,6 +133,10 @@ class Filter:
 def stamp(moment: datetime) -> str:
     """A moment as receipts and this database write it."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+class RowRefusedError(AuditError):
+    """The database is there and does not take what a row holds: trying again would not help."""
 
 
 class Store:
@@ -327,6 +331,8 @@ class Store:
         except AuditError:
             self._prepared = False
             raise
+        except (DataError, IntegrityError, UnicodeError, OverflowError) as error:
+            raise RowRefusedError(f"{self.name}: {_reason(error)}") from error
         except Exception as error:
             self._prepared = False
             raise AuditError(f"{self.name}: {_reason(error)}") from error

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from vlmguard.wire import Request
 
 MOST_REDIRECTS = 3
 MOST_AT_ONCE = 32
+MOST_OF_ONE = 8
+"""Pictures that one caller may have fetched at once, so that slow addresses of theirs leave room for others'."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -153,6 +156,7 @@ class Fetcher:
         self._resolver = SystemResolver()
         self._resolve: Resolve = resolve or self._resolver.addresses
         self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
+        self._of_one: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(MOST_OF_ONE))
         self._tls = ssl.create_default_context()
         if settings.ca_file:
             try:
@@ -163,8 +167,8 @@ class Fetcher:
     async def close(self) -> None:
         await self._resolver.close()
 
-    async def fill(self, request: Request) -> Request:
-        """The request with the bytes of its remote pictures in it. Raises ``FetchError``."""
+    async def fill(self, request: Request, owner: str) -> Request:
+        """The request, which is ``owner``'s, with the bytes of its remote pictures in it. Raises ``FetchError``."""
         urls = list(dict.fromkeys(remote.url for remote in request.remote))
         if len(urls) > self._settings.max_pictures:
             raise FetchError(
@@ -174,7 +178,7 @@ class Fetcher:
         tasks: list[asyncio.Task[Image]] = []
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._fetch(url, budget)) for url in urls]
+                tasks = [group.create_task(self._fetch(url, budget, owner)) for url in urls]
         except* FetchError as errors:
             raise _first(errors) from None
         images = dict(zip(urls, (task.result() for task in tasks), strict=True))
@@ -182,9 +186,9 @@ class Fetcher:
             request = request.with_image(remote.path, images[remote.url])
         return request
 
-    async def _fetch(self, url: str, budget: _Budget) -> Image:
+    async def _fetch(self, url: str, budget: _Budget, owner: str) -> Image:
         try:
-            async with self._at_once, asyncio.timeout(self._settings.seconds):
+            async with self._of_one[owner], self._at_once, asyncio.timeout(self._settings.seconds):
                 data = await self._follow(url, budget)
         except TimeoutError as error:
             raise FetchError(f"{_shown(url)} did not come within {self._settings.seconds:g} seconds") from error

@@ -183,7 +183,7 @@ class Judge:
         end = asyncio.get_running_loop().time() + self._config.deadline
         if request.remote and self._fetcher is not None:
             with stages.clock("fetch"):
-                request = await _fetched(self._fetcher, request, end)
+                request = await _fetched(self._fetcher, request, owner, end)
         large = large or bool(request.inlined)  # fetched pictures are written into the body
         try:
             with stages.clock("guard"):
@@ -336,11 +336,11 @@ class _Clock:
         self._span.__exit__(*error)
 
 
-async def _fetched(fetcher: Fetcher, request: Request, end: float) -> Request:
+async def _fetched(fetcher: Fetcher, request: Request, owner: str, end: float) -> Request:
     """A deadline that passes here is the sender's doing, and no failure of the guard that might let the address pass."""
     try:
         async with asyncio.timeout_at(end):
-            return await fetcher.fill(request)
+            return await fetcher.fill(request, owner)
     except TimeoutError as error:
         raise FetchError("the remote pictures did not come in time") from error
 
