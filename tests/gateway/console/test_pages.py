@@ -64,7 +64,8 @@ def tab(site: Site, request: pytest.FixtureRequest) -> Iterator[Tab]:
     page.on("pageerror", lambda error: found.complaints.append(str(error)))
     page.on("dialog", lambda dialog: found.complaints.append(f"a dialog opened: {dialog.message}"))
     page.goto(f"{site.running.url}/console")
-    page.keyboard.type(OPS)  # the field has the focus
+    page.locator("input:focus").wait_for()  # the field has the focus, on a busy machine a moment later
+    page.keyboard.type(OPS)
     page.keyboard.press("Enter")
     page.wait_for_url("**/console/decisions")
     yield found
