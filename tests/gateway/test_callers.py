@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.gateway.kit import HARMFUL, HARMLESS, Running, Upstream, gateway
-from tests.gateway.test_serving import send_raw
+from tests.gateway.kit import HARMFUL, HARMLESS, Running, Upstream, gateway, send_raw
 from vlmguard.gateway.config import Key
 from vlmguard.gateway.keys import KeyRing, RateLimiter, hash_key, new_key
 
