@@ -34,6 +34,8 @@ from vlmguard.types import Chat, Message, Mode, Text
 
 _AHEAD = 4
 """Rows per worker that are under way: enough to keep workers busy, few enough to hold little memory."""
+_LAST_WORDS = 5.0
+"""Seconds to wait for a dead process's exit code."""
 
 Row = dict[str, Any]
 Id = str | int
@@ -299,11 +301,18 @@ class _Waiting:
         await self._guard.close()
 
 
+def _exit_code(process: BaseProcess) -> int | None:
+    """Waits for what the pool's own thread may have fetched from the system first: until it has noted it, nobody else knows it."""
+    latest = time.monotonic() + _LAST_WORDS
+    process.join(timeout=_LAST_WORDS)
+    while process.exitcode is None and time.monotonic() < latest:
+        time.sleep(0.01)
+    return process.exitcode
+
+
 def _how_ended(processes: list[BaseProcess]) -> str:
     """Why processes died that could not tell."""
-    for process in processes:
-        process.join(timeout=5)
-    codes = [process.exitcode for process in processes if process.exitcode]
+    codes = [code for code in map(_exit_code, processes) if code]
     if not codes:
         return "its process ended without a word"
     if codes[0] < 0:
