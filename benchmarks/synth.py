@@ -113,10 +113,10 @@ def many(rows: int) -> None:
             except psutil.NoSuchProcess:
                 break
             if done >= rows // 2 and not killed_at:
-                killed_at = done
                 half = time.perf_counter() - started
                 process.kill()
                 process.wait()
+                killed_at = _done(folder)  # it went on until the signal reached it
                 began = time.perf_counter()
                 process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
                 watched = psutil.Process(process.pid)
