@@ -247,9 +247,8 @@ class Judge:
             # What was fetched is sent: else the upstream would fetch it again, and perhaps something else.
             monitored = terms.mode is Mode.MONITOR
             sent = request.body if monitored else await run(large, dialect.splice, request, chat)
-        rows = tuple(
-            row for message in request.chat.messages for part in message.parts for row in unjudged(part, Reason.FAILURE)
-        )
+        parts = (*request.chat.tools, *(part for message in request.chat.messages for part in message.parts))
+        rows = tuple(row for part in parts for row in unjudged(part, Reason.FAILURE))
         receipt = self._bare_receipt(id, terms.mode, outcome, intended, failure, guard.policy.hash, rows, sent)
         refused = None
         if outcome is Outcome.BLOCK:
