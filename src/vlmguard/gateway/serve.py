@@ -79,9 +79,12 @@ class Launcher:
         await self._app(scope, receive, send)
         if scope["type"] == "lifespan":
             self.failure = self._gateway.failure
-            if self.failure is not None and self.secrets.failures is not None:
-                with Path(self.secrets.failures).open("a", encoding="utf-8") as file:
-                    file.write(f"worker {os.getpid()}: {self.failure}\n")
+            self._tell_parent()
+
+    def _tell_parent(self) -> None:
+        if self.failure is not None and self.secrets.failures is not None:
+            with Path(self.secrets.failures).open("a", encoding="utf-8") as file:
+                file.write(f"worker {os.getpid()}: {self.failure}\n")
 
     def _prepare(self) -> None:
         """What holds for the whole process: Python's defaults are not made for a server that judges on threads."""
