@@ -391,7 +391,7 @@ class Gateway:
             level=str(case.level),
             status=_own_status(case, self.config),
             stages_ms=case.stages,
-            raw=call.body.decode(errors="backslashreplace") if self.config.audit.raw else None,
+            raw=call.body.decode(errors="backslashreplace") if self.config.audit.raw and call.body else None,
         )
         try:
             if entry.raw is None and self._audit.depth < self.config.audit.queue:
