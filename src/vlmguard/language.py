@@ -267,6 +267,8 @@ def _detect(sample: str) -> str:
 
 
 def _by_script(text: str, letters: int) -> str | None:
+    if text.isascii():
+        return None
     counts = {language: len(pattern.findall(text)) for language, pattern in _SCRIPTS}
     if counts["ja"] > 0.05 * letters:
         counts["ja"] += counts.pop("zh")
@@ -330,6 +332,7 @@ def _weigh_letters(token: str, votes: dict[str, float], known: dict[str, set[str
             votes[language] += 0.4
 
 
+@lru_cache(maxsize=32_768)
 def _looks_like(token: str, language: str) -> bool:
     endings = _ENDINGS.get(language, ())
     return token.endswith(endings) or any(group in token for group in _GROUPS.get(language, ()))
