@@ -211,7 +211,7 @@ def main() -> None:
         def fresh() -> Server:
             return stack.enter_context(servers.vlmguard(GATEWAY_CORE, folder, upstream.port))
 
-        rates = {"text": 100.0, "plain": 100.0}
+        rates = {"text": 45.0, "plain": 85.0}
         for kind in rates:
             if kind in arguments.only:
                 reach(kind)
