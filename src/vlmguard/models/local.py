@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from vlmguard.errors import ChatError, MissingExtraError, ModelError
-from vlmguard.images import views
+from vlmguard.images import shown
 from vlmguard.models.wrapper import cut_off
 from vlmguard.types import Chat, Completion, Image, Message, Opaque, Part, Sampling, Text, Usage
 
@@ -30,7 +31,7 @@ class LocalModel:
     """A model from a folder or from a hub.
 
     Args:
-        where: folder or hub id.
+        where: folder or hub id; also the folder of a finished ``vlmguard train`` run, or of an adapter that names its base.
         adapter: folder of a LoRA adapter for it.
         device: ``cuda``, ``cpu``, … or ``auto``: CUDA where there is one.
 
@@ -45,9 +46,10 @@ class LocalModel:
             from transformers import AutoModelForImageTextToText, AutoProcessor
         except ImportError as error:
             raise MissingExtraError("a local model", "local") from error
+        where, adapter = resolve(where, adapter)
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
-            self._processor: Any = AutoProcessor.from_pretrained(where)
+            self._processor: Any = AutoProcessor.from_pretrained(_with_processor(where, adapter))
             model: Any = AutoModelForImageTextToText.from_pretrained(where, dtype="auto")
             if adapter is not None:
                 model = _with_adapter(model, adapter)
@@ -119,11 +121,8 @@ class LocalModel:
         return length, len(tokens), text, len(tokens) >= sampling.max_tokens and not ended
 
     def _inputs(self, chat: Chat) -> Any:
-        messages = [_message(message) for message in chat.messages]
         try:
-            return self._processor.apply_chat_template(
-                messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-            ).to(self._device)
+            return model_inputs(self._processor, [chat]).to(self._device)
         except ChatError:
             raise
         except Exception as error:
@@ -177,6 +176,47 @@ class _Run:
         return torch.full((ids.shape[0],), self.stop.is_set(), dtype=torch.bool, device=ids.device)
 
 
+def model_inputs(processor: Any, chats: Sequence[Chat]) -> Any:
+    """What a model is fed to answer each of some chats: tensors of (chats, tokens), padded at the left. Raises ``ChatError``."""
+    several = {"processor_kwargs": {"padding": True, "padding_side": "left"}} if len(chats) > 1 else {}
+    return processor.apply_chat_template(
+        [[_message(message) for message in chat.messages] for chat in chats],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+        **several,
+    )
+
+
+def resolve(where: str, adapter: str | None) -> tuple[str, str | None]:
+    """The base and the adapter behind a folder that is neither weights nor a hub id: a training run's, or an adapter's own.
+
+    Raises ``ModelError`` for a run that has no model yet.
+    """
+    folder = Path(where)
+    if adapter is not None or not folder.is_dir() or (folder / "config.json").exists():
+        return where, adapter
+    if (folder / "run.json").exists():
+        folder = folder / "model"
+        if not folder.is_dir():
+            raise ModelError(f"the training run {where} is not finished: run vlmguard train with --out {where} again")
+    named = folder / "adapter_config.json"
+    if not named.exists():
+        return str(folder), None
+    base = json.loads(named.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"the adapter in {folder} does not say what it adapts: write local:BASE#{folder}")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ModelError(f"the base model {base} of the adapter in {folder} is gone: write local:BASE#{folder}")
+    return str(base), str(folder)
+
+
+def _with_processor(where: str, adapter: str | None) -> str:
+    """Who brings the processor: the adapter where it was trained with one, else the base."""
+    return adapter if adapter is not None and (Path(adapter) / "tokenizer_config.json").exists() else where
+
+
 def _with_adapter(model: Any, adapter: str) -> Any:
     try:
         from peft import PeftModel
@@ -197,9 +237,7 @@ def _part(part: Part) -> dict[str, Any]:
         case Text():
             return {"type": "text", "text": part.text}
         case Image():
-            import PIL.Image
-
-            return {"type": "image", "image": PIL.Image.fromarray(next(views(part)))}
+            return {"type": "image", "image": shown(part)}
         case Opaque():
             raise ChatError(f"{part.path or 'a part'} ({part.kind}) cannot be shown to a model: leave it out")
 
