@@ -24,7 +24,6 @@ from vlmguard.types import (
     Chat,
     Guarded,
     Judgement,
-    Level,
     Message,
     Mode,
     Outcome,
@@ -136,7 +135,7 @@ class Guard:
 
     async def _decide(self, chat: Chat, turn: int) -> _Decision:
         review = await self._review(chat, turn)
-        action = self._action(review)
+        action = self.policy.decide(review.refinement.report)
         rule = self._rule(review)
         if action is Action.BLOCK or rule is Rule.BLOCK:
             return _blocked(chat, turn, review)
@@ -181,15 +180,6 @@ class Guard:
         if len(self._reviews) > self._remembered:
             self._reviews.popitem(last=False)
         return review
-
-    def _action(self, review: Review) -> Action:
-        """The strictest action that any finding calls for."""
-        actions = {
-            self.policy.action(finding)
-            for _, finding in review.refinement.report
-            if finding is not None and finding.level > Level.NONE
-        }
-        return next((action for action in (Action.BLOCK, Action.REWRITE) if action in actions), Action.FORWARD)
 
     def _rule(self, review: Review) -> Rule:
         """The strictest rule for what was not judged."""
