@@ -19,10 +19,10 @@ from pathlib import Path
 
 import psutil
 
+from vlmguard.pictures import PictureStore
 from vlmguard.policy import load_policy
 from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
-from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store

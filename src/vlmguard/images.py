@@ -137,6 +137,13 @@ def views(image: Image, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
                     yield pixels
 
 
+def shown(image: Image, limits: Limits = DEFAULT_LIMITS) -> Picture:
+    """The picture as our own models are shown it, in training as in serving: the first of its views. Raises ``ImageError``."""
+    import PIL.Image
+
+    return PIL.Image.fromarray(next(views(image, limits)))
+
+
 def _most_frames(image: Image, limits: Limits) -> int:
     """The pixel limit holds over all frames that are looked at, too."""
     return max(1, min(limits.max_frames, limits.max_pixels // (image.width * image.height)))

@@ -18,12 +18,12 @@ import pytest
 from tests.synth.oracle import Judge, Target, Teacher, picture, row
 from tests.synth.worker import recipe as recipe_of
 from vlmguard.errors import ModelError
+from vlmguard.pictures import PictureStore
 from vlmguard.policy import Policy
 from vlmguard.synth import crew as crew_of
 from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
 from vlmguard.synth.export import export
-from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store, StoreError

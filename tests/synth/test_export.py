@@ -14,12 +14,12 @@ import pytest
 from tests.synth.oracle import Judge, Target, Teacher, picture, row
 from vlmguard import trace
 from vlmguard.errors import InputError
+from vlmguard.pictures import PictureStore
 from vlmguard.policy import Policy
 from vlmguard.synth.card import funnel, write_card
 from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
 from vlmguard.synth.export import Exported, export
-from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.preview import write_page
 from vlmguard.synth.recipe import Recipe

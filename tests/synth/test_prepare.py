@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.synth.oracle import Teacher, drawing, picture, row
+from vlmguard.pictures import PictureStore
 from vlmguard.policy import Policy
 from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
-from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store

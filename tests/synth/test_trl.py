@@ -11,12 +11,12 @@ import pytest
 
 from tests.synth.oracle import Judge, Target, Teacher, picture, row
 from vlmguard import trace
+from vlmguard.pictures import PictureStore
 from vlmguard.policy import Policy
 from vlmguard.rewriters.quoting import rewriter_chat
 from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
 from vlmguard.synth.export import export, export_trl
-from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 from tests.synth.oracle import Judge, Target, Teacher
+from vlmguard.pictures import PictureStore
 from vlmguard.policy import load_policy
 from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
 from vlmguard.synth.export import export
-from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store

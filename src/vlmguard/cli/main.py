@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 
 from vlmguard import __version__
-from vlmguard.cli import audit, calibrate, chat, doctor, evaluate, refine, report, serve, synth, verify
+from vlmguard.cli import audit, calibrate, chat, doctor, evaluate, refine, report, serve, synth, train, verify
 from vlmguard.errors import InputError, PolicyError, VlmguardError
 
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
     "audit": audit,
     "calibrate": calibrate,
     "synth": synth,
+    "train": train,
     "eval": evaluate,
     "report": report,
     "doctor": doctor,

@@ -102,7 +102,7 @@ def _run(arguments: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _preview(arguments: argparse.Namespace, recipe: Recipe) -> int:
-    from vlmguard.synth.pictures import PictureStore
+    from vlmguard.pictures import PictureStore
     from vlmguard.synth.preview import estimate, write_page
     from vlmguard.synth.store import FAILED, KEPT, REJECTED
 
@@ -262,8 +262,8 @@ async def _locally(
     door: Callable[[dict[str, Any]], tuple[str, str]],
     most: int | None,
 ) -> None:
+    from vlmguard.pictures import PictureStore
     from vlmguard.synth.engine_local import run_local
-    from vlmguard.synth.pictures import PictureStore
 
     pictures = PictureStore(arguments.out / "pictures")
     patience = min(arguments.patience, _PREVIEW_PATIENCE) if most is not None else arguments.patience

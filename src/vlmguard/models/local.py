@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmguard.errors import ChatError, MissingExtraError, ModelError
-from vlmguard.images import views
+from vlmguard.images import shown
 from vlmguard.models.wrapper import cut_off
 from vlmguard.types import Chat, Completion, Image, Message, Opaque, Part, Sampling, Text, Usage
 
@@ -30,7 +31,7 @@ class LocalModel:
     """A model from a folder or from a hub.
 
     Args:
-        where: folder or hub id.
+        where: folder or hub id; also the folder of a finished ``vlmguard train`` run, or of an adapter that names its base.
         adapter: folder of a LoRA adapter for it.
         device: ``cuda``, ``cpu``, … or ``auto``: CUDA where there is one.
 
@@ -45,9 +46,10 @@ class LocalModel:
             from transformers import AutoModelForImageTextToText, AutoProcessor
         except ImportError as error:
             raise MissingExtraError("a local model", "local") from error
+        where, adapter = resolve(where, adapter)
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
-            self._processor: Any = AutoProcessor.from_pretrained(where)
+            self._processor: Any = AutoProcessor.from_pretrained(_with_processor(where, adapter))
             model: Any = AutoModelForImageTextToText.from_pretrained(where, dtype="auto")
             if adapter is not None:
                 model = _with_adapter(model, adapter)
@@ -177,6 +179,34 @@ class _Run:
         return torch.full((ids.shape[0],), self.stop.is_set(), dtype=torch.bool, device=ids.device)
 
 
+def resolve(where: str, adapter: str | None) -> tuple[str, str | None]:
+    """The base and the adapter behind a folder that is neither weights nor a hub id: a training run's, or an adapter's own.
+
+    Raises ``ModelError`` for a run that has no model yet.
+    """
+    folder = Path(where)
+    if adapter is not None or not folder.is_dir() or (folder / "config.json").exists():
+        return where, adapter
+    if (folder / "run.json").exists():
+        folder = folder / "model"
+        if not folder.is_dir():
+            raise ModelError(f"the training run {where} is not finished: run vlmguard train with --out {where} again")
+    named = folder / "adapter_config.json"
+    if not named.exists():
+        return str(folder), None
+    base = json.loads(named.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"the adapter in {folder} does not say what it adapts: write local:BASE#{folder}")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ModelError(f"the base model {base} of the adapter in {folder} is gone: write local:BASE#{folder}")
+    return str(base), str(folder)
+
+
+def _with_processor(where: str, adapter: str | None) -> str:
+    """Who brings the processor: the adapter where it was trained with one, else the base."""
+    return adapter if adapter is not None and (Path(adapter) / "tokenizer_config.json").exists() else where
+
+
 def _with_adapter(model: Any, adapter: str) -> Any:
     try:
         from peft import PeftModel
@@ -197,9 +227,7 @@ def _part(part: Part) -> dict[str, Any]:
         case Text():
             return {"type": "text", "text": part.text}
         case Image():
-            import PIL.Image
-
-            return {"type": "image", "image": PIL.Image.fromarray(next(views(part)))}
+            return {"type": "image", "image": shown(part)}
         case Opaque():
             raise ChatError(f"{part.path or 'a part'} ({part.kind}) cannot be shown to a model: leave it out")
 

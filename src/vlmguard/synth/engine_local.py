@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vlmguard.pictures import PictureStore
 from vlmguard.policy import Policy
 from vlmguard.synth.crew import Crew, patient
-from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import KEPT, Store
 from vlmguard.synth.work import work

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmguard.errors import MissingExtraError
+from vlmguard.pictures import PictureStore
 from vlmguard.policy import Policy
 from vlmguard.synth.crew import Crew, OutageError, patient
 from vlmguard.synth.engine_local import Tick, TwinDoor, finish, open_door
-from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store
 from vlmguard.synth.work import work

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vlmguard import trace
+from vlmguard.dataset import training_rows
 from vlmguard.errors import InputError, MissingExtraError
-from vlmguard.jsonl import Appender, read_rows
-from vlmguard.synth.pictures import PictureStore
+from vlmguard.jsonl import Appender
+from vlmguard.pictures import PictureStore
 from vlmguard.synth.pipeline import TWIN
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.rows import from_json, text_key
 from vlmguard.synth.store import FAILED, KEPT, REJECTED, Store, Stored, StoreError
-from vlmguard.types import Chat, Image, Message, Refinement, Text
+from vlmguard.types import Chat, Refinement
 
 ROWS_PER_SHARD = 2_000
 BYTES_PER_SHARD = 200_000_000
@@ -283,34 +284,6 @@ def _schema(pyarrow: Any) -> Any:
             ("provenance", text),
         ]
     )  # fmt: skip
-
-
-def training_rows(folder: Path, rewriter_input: Callable[[Chat], Chat]) -> Iterator[dict[str, Any]]:
-    """TRL's ``prompt``/``completion``/``images`` rows of an exported dataset.
-
-    ``rewriter_input`` turns a chat into the rewriter's input: the very function that serving uses.
-    """
-    if not (folder / "data.jsonl").is_file():
-        raise InputError(f"{folder} holds no dataset: vlmguard synth run comes first")
-    pictures = PictureStore(folder / "pictures")
-    for row in read_rows(folder / "data.jsonl"):
-        body = row | {"licence": "", "origin": "", "safe": None, "unsafe": None}
-        chat = rewriter_input(from_json(body, pictures).chat)
-        yield {
-            "id": row["id"],
-            "split": row["split"],
-            "prompt": [{"role": message.role, "content": _contents(message)} for message in chat.messages],
-            "completion": [{"role": "assistant", "content": [{"type": "text", "text": row["trace"]}]}],
-            "images": [{"bytes": image.data, "path": None} for image in chat.images],
-        }
-
-
-def _contents(message: Message) -> list[dict[str, str]]:
-    return [
-        {"type": "image", "text": ""} if isinstance(part, Image) else {"type": "text", "text": part.text}
-        for part in message.parts
-        if isinstance(part, Image | Text)
-    ]
 
 
 def export_trl(folder: Path, rewriter_input: Callable[[Chat], Chat]) -> int:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vlmguard.errors import InputError, VlmguardError
+from vlmguard.pictures import PictureStore
 from vlmguard.synth.duplicates import Index, dhash, index_folder, minhash
-from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.rows import Row, to_json
 from vlmguard.synth.sources import BadRow, open_source

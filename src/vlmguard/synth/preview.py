@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmguard import trace
-from vlmguard.synth.pictures import PictureStore
+from vlmguard.pictures import PictureStore
 from vlmguard.synth.store import KEPT, Store, Stored
 
 

@@ -9,11 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
-
-import yaml
+from typing import Any
 
 from vlmguard.errors import InputError
+from vlmguard.recipe_file import read_recipe
 
 MIXES: Mapping[str, Mapping[str, float]] = {
     "paper": {"benign": 977, "risky": 8904},
@@ -113,42 +112,4 @@ def _check_ratio(mix: Mapping[str, Any]) -> None:
 
 def load_recipe(path: Path) -> Recipe:
     """The recipe in a YAML file. Raises ``InputError`` with the key and the reason."""
-    try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the recipe {path} is no YAML: {error}") from error
-    if not isinstance(table, dict):
-        raise InputError(f"the recipe {path} is no table of settings")
-    hints = get_type_hints(Recipe)
-    known = [item.name for item in dataclasses.fields(Recipe) if item.name != "folder"]
-    for key in table:
-        if key not in known:
-            raise InputError(f"{path}: unknown setting {key!r}; the settings are {', '.join(known)}")
-    for key in ("sources", "teacher"):
-        if key not in table:
-            raise InputError(f"{path}: {key!r} is missing")
-    try:
-        return Recipe(
-            **{key: _value(key, value, hints[key]) for key, value in table.items()}, folder=path.parent.resolve()
-        )
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def _value(key: str, value: Any, kind: Any) -> Any:
-    if kind == tuple[str, ...]:
-        values = [value] if isinstance(value, str) else value
-        if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
-            raise InputError(f"{key} is a list of strings")
-        return tuple(values)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if key == "mix" and isinstance(value, str | dict):
-        return value
-    if value is None and kind is str:
-        return ""
-    if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise InputError(f"{key} is of the kind {kind.__name__}, not {value!r}")
-    return value
+    return read_recipe(path, Recipe, "synth")

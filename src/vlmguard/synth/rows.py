@@ -9,9 +9,10 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vlmguard.dataset import read_chat
 from vlmguard.errors import InputError
 from vlmguard.images import read_image
-from vlmguard.synth.pictures import PictureStore
+from vlmguard.pictures import PictureStore
 from vlmguard.types import ROLES, Chat, Image, Message, Opaque, Part, Text
 
 
@@ -79,13 +80,9 @@ def to_json(row: Row, pictures: PictureStore) -> dict[str, Any]:
 
 def from_json(form: dict[str, Any], pictures: PictureStore) -> Row:
     """The inverse of ``to_json``. Raises ``InputError`` when a picture is gone from the store."""
-    messages = tuple(
-        Message(message["role"], tuple(_part(part, pictures) for part in message["parts"]))
-        for message in form["messages"]
-    )
     return Row(
         id=form["id"],
-        chat=Chat(messages),
+        chat=read_chat(form["messages"], pictures),
         benign=form["benign"],
         licence=form["licence"],
         origin=form["origin"],
@@ -103,10 +100,6 @@ def _part_form(part: Part, pictures: PictureStore) -> dict[str, str]:
             return {"image": pictures.put(part)}
         case Opaque():
             raise InputError(f"a {part.kind} cannot be part of the raw material: the teacher could not read it")
-
-
-def _part(form: dict[str, str], pictures: PictureStore) -> Part:
-    return Text(form["text"]) if "text" in form else pictures.get(form["image"])
 
 
 def image_from_bytes(data: bytes, name: str) -> Image:

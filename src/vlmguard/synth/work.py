@@ -9,10 +9,10 @@ from typing import Any
 
 from vlmguard import trace
 from vlmguard.errors import ModelError, TraceError
+from vlmguard.pictures import PictureStore
 from vlmguard.policy import Policy
 from vlmguard.prompts import prompts_hash
 from vlmguard.synth.crew import Crew, OutageError
-from vlmguard.synth.pictures import PictureStore
 from vlmguard.synth.pipeline import Kept, Memory, Rejected, make_twin, synthesise
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.rows import Row, from_json, to_json

@@ -1,0 +1,117 @@
+"""What is trained on: the rows of a dataset as TRL takes them, each built when it is asked for.
+
+A row's prompt comes from ``rewriter_chat``, the one input that serving uses, and its pictures from ``images.shown``, as in serving.
+Only places in the file are held, so memory does not grow with the rows: reading, quoting and decoding happen per row, in the
+workers of the data loader.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmguard.dataset import PICTURES, conversation, read_chat, rows_file
+from vlmguard.errors import MissingExtraError
+from vlmguard.images import shown
+from vlmguard.pictures import PictureStore
+from vlmguard.policy import Policy
+from vlmguard.rewriters.quoting import rewriter_chat
+from vlmguard.types import Chat
+
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a rewriter is asked, and what it is to say."""
+
+    id: str
+    chat: Chat
+    """The conversation as the user had it."""
+    asked: Chat
+    """The rewriter's input about it."""
+    said: str
+    """The trace."""
+    benign: bool
+    group: str
+    """Rows that share a picture (or, without any, their words) are of one group, and not independent."""
+
+
+class Rows:
+    """The rows of one split of a dataset.
+
+    Args:
+        folder: of the dataset.
+        policy: what the rewriter is told.
+        places: where the rows begin in the file, in bytes.
+    """
+
+    def __init__(self, folder: Path, policy: Policy, places: npt.NDArray[np.int64]) -> None:
+        self._file = rows_file(folder)
+        self._pictures = PictureStore(folder / PICTURES)
+        self._policy = policy
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Row:
+        """Raises ``InputError`` when a picture is gone or is not the one that was stored."""
+        form = self.form(index)
+        chat = read_chat(form["messages"], self._pictures)
+        return Row(
+            id=form["id"],
+            chat=chat,
+            asked=rewriter_chat(chat, self._policy, b""),
+            said=form["trace"],
+            benign=bool(form["benign"]),
+            group=str(form.get("group", form["id"])),
+        )
+
+    def form(self, index: int) -> dict[str, Any]:
+        """The row as it stands in the file."""
+        with self._file.open("rb") as file:
+            file.seek(int(self._places[index]))
+            form: dict[str, Any] = json.loads(file.readline())
+        return form
+
+    def only(self, kept: Sequence[int]) -> Rows:
+        """Some of the rows."""
+        return Rows(self._file.parent, self._policy, self._places[np.asarray(kept, dtype=np.int64)])
+
+    def example(self, index: int) -> dict[str, Any]:
+        """A row as TRL takes it: ``prompt``, ``completion`` and ``images``, decoded."""
+        row = self[index]
+        return conversation(row.asked, row.said) | {"images": [shown(image) for image in row.asked.images]}
+
+    def lazy(self) -> Any:
+        """A ``datasets.Dataset`` that builds its rows when they are asked for. Raises ``MissingExtraError``."""
+        try:
+            from datasets import Dataset
+        except ImportError as error:
+            raise MissingExtraError("training", "train") from error
+
+        def build(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+            examples = [self.example(index) for index in batch["row"]]
+            return {key: [example[key] for example in examples] for key in ("prompt", "completion", "images")}
+
+        return Dataset.from_dict({"row": range(len(self))}).with_transform(build)
+
+
+def open_rows(folder: Path, policy: Policy) -> dict[str, Rows]:
+    """The rows of each of ``SPLITS``. Raises ``InputError`` when the folder holds no dataset."""
+    places: dict[str, list[int]] = {split: [] for split in SPLITS}
+    at = 0
+    with rows_file(folder).open("rb") as file:
+        for line in file:
+            if line.strip():
+                split = json.loads(line)["split"]
+                places[split].append(at)
+            at += len(line)
+    return {split: Rows(folder, policy, np.array(found, dtype=np.int64)) for split, found in places.items()}
