@@ -13,6 +13,7 @@
     ├── RewriteError          a refined prompt that breaks a check and is therefore not sent
     ├── GuardError            the guard could not judge; the caller decides what a failure means
     ├── SignatureError        a receipt that its signature does not prove
+    ├── TrainError            a training run that cannot go on: what was done is kept
     ├── AuditError            a decision that could not be kept, or an audit database that cannot be used
     └── MissingExtraError     a part that is not installed, and the command that installs it
 
@@ -87,6 +88,10 @@ class SignatureError(VlmguardError):
 
 class AuditError(VlmguardError):
     """A decision that could not be kept, or an audit database that cannot be used."""
+
+
+class TrainError(VlmguardError):
+    """A training run that cannot go on. What was done is kept; the message says what to change, or to run it again."""
 
 
 class MissingExtraError(VlmguardError):
