@@ -12,8 +12,8 @@
     │   └── CutOffError       an answer that reached the most tokens before its end
     ├── RewriteError          a refined prompt that breaks a check and is therefore not sent
     ├── GuardError            the guard could not judge; the caller decides what a failure means
+    ├── TrainError            a training run that could not go on; what was saved before is kept
     ├── SignatureError        a receipt that its signature does not prove
-    ├── TrainError            a training run that cannot go on: what was done is kept
     ├── AuditError            a decision that could not be kept, or an audit database that cannot be used
     └── MissingExtraError     a part that is not installed, and the command that installs it
 
@@ -82,16 +82,16 @@ class GuardError(VlmguardError):
     """The guard could not judge a chat. Nothing was let through: the caller decides what happens now."""
 
 
+class TrainError(VlmguardError):
+    """A training run that could not go on. Whole checkpoints from before are kept, and nothing half-written."""
+
+
 class SignatureError(VlmguardError):
     """A receipt that its signature does not prove: altered, unsigned, or signed with another key."""
 
 
 class AuditError(VlmguardError):
     """A decision that could not be kept, or an audit database that cannot be used."""
-
-
-class TrainError(VlmguardError):
-    """A training run that cannot go on. What was done is kept; the message says what to change, or to run it again."""
 
 
 class MissingExtraError(VlmguardError):
