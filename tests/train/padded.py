@@ -37,6 +37,8 @@ _RISKY = (
 )
 _HARMLESS = '<understanding>It is harmless{padding}.</understanding>\n<assessment text="none" image="{image}" cross="{image}"/>\n<forward/>'
 
+_RATE = 1e-2
+
 
 @dataclass(frozen=True)
 class Case:
@@ -98,7 +100,7 @@ def lesson(case: Case, pads: int, prompt: str) -> Lesson:
     return Lesson(rewriter_chat(asked, policy, b""), case.trace(pads, prompt))
 
 
-def build(folder: Path, *, steps: int = 100, batch: int = 12, seed: int = 0) -> None:
+def build(folder: Path, *, steps: int = 140, batch: int = 8, seed: int = 0) -> None:
     """Writes ``base`` and ``data``."""
     import torch
 
@@ -107,15 +109,19 @@ def build(folder: Path, *, steps: int = 100, batch: int = 12, seed: int = 0) -> 
     draw = random.Random(seed)
     rows = cases()
     taught = [case for case in rows if case.split == "train"]
+    risky = [case for case in taught if case.risky]
     words = [lesson(case, len(PADS), prompt) for case in taught[:3] for prompt in (GOOD, BAD)]
     processor = _processor(words)
     model = _model(processor)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps)
+    for name, parameter in model.named_parameters():
+        if "language_model" in name and parameter.ndim == 2:  # so small a model learns faster from a wider start
+            torch.nn.init.normal_(parameter, std=0.06)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=_RATE, total_steps=steps, pct_start=0.1)
     model.train()
     asked = {case: _asked(processor, lesson(case, 0, GOOD)) for case in taught}
     for _ in range(steps):
-        drawn = [draw.choice(taught) for _ in range(batch)]
+        drawn = [draw.choice(risky if draw.random() < 0.4 else taught) for _ in range(batch)]
         said = [case.trace(draw.randrange(len(PADS) + 1), draw.choice((GOOD, BAD))) for case in drawn]
         loss = model(**_batch(processor, [asked[case] for case in drawn], said)).loss
         loss.backward()
@@ -126,7 +132,6 @@ def build(folder: Path, *, steps: int = 100, batch: int = 12, seed: int = 0) -> 
     processor.save_pretrained(folder / "base")
     model.save_pretrained(folder / "base")
     write_dataset(folder / "data", rows)
-    print(f"loss {loss.item():.3f}")
 
 
 def _asked(processor: Any, of: Lesson) -> dict[str, Any]:

@@ -119,6 +119,8 @@ def test_grounds_in_their_order() -> None:
         (replace(right, tokens=49), right, None),  # not by the margin
         (replace(right, tokens=10), replace(right, outcome=None), None),  # not judged: not compared
         (replace(right, decided=False, tokens=1), replace(right, decided=False), None),  # both are wrong
+        (replace(right, decided=False), replace(right, fault="no trace"), None),  # a wrong verdict is worse than none
+        (replace(right, decided=False), replace(right, decided=False, off=1), None),
         (replace(right, fault="a", tokens=1), replace(right, fault="b"), None),
     ]
     for better, worse, expected in table:

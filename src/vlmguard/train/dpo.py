@@ -7,8 +7,7 @@ loss that changes nothing, since what both share cancels; for the losses that it
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,27 @@ from vlmguard.dataset import conversation
 from vlmguard.errors import InputError, MissingExtraError, TrainError
 from vlmguard.images import shown
 from vlmguard.models.local import resolve
+from vlmguard.train.base import check_lora, freeze_others, load_model, load_processor
 from vlmguard.train.pairs import Pair
 from vlmguard.train.preference import Preference
+from vlmguard.train.recipe import Recipe
 from vlmguard.train.rows import Row
-from vlmguard.train.run import MODEL, whole_folder
+from vlmguard.train.run import CHECKPOINTS, MODEL, publish, staged
+from vlmguard.train.settings import settings_of, without_foreign_warnings
+from vlmguard.train.stage import Tell, explained
 
-OURS: dict[str, Any] = {
-    "max_length": None,  # TRL would cut rows, image tokens among them
-    "remove_unused_columns": False,  # rows are built when they are asked for: their columns are not known before
-    "report_to": "none",
-    "logging_nan_inf_filter": False,  # it would hide what we stop at
+FIXED: dict[str, tuple[Any, str]] = {
+    "max_length": (None, "TRL would cut rows, and image tokens among them"),
+    "remove_unused_columns": (False, "rows are built when they are asked for"),
+    "disable_tqdm": (True, "the progress bar is ours"),
+    "report_to": ("none", "metrics go into the folder of the round"),
+    "logging_nan_inf_filter": (False, "it would hide what a run stops at"),
+    "eval_strategy": ("no", "the rewriter is measured between rounds"),
 }
-"""What no recipe may set otherwise; nor ``output_dir`` and ``seed``, which each round has of its own."""
+"""What no recipe may set otherwise, and why. The folder of the checkpoints and the seed, which each round has of its own, are
+added to it."""
+LOG = "log"
+"""Folder in a round: metrics of its training, as JSON Lines and for TensorBoard."""
 DEFAULTS: dict[str, Any] = {
     "loss_type": ["sigmoid", "sft"],
     "loss_weights": [1.0, 0.1],
@@ -48,9 +56,10 @@ def train_dpo(
     row: Callable[[str], Row],
     folder: Path,
     seed: int,
+    tell: Tell,
     callbacks: Sequence[Any] = (),
-) -> list[dict[str, Any]]:
-    """Trains a round, or goes on at its last checkpoint; ``folder/model`` is there when all went well. Returns the metrics.
+) -> None:
+    """Trains a round, or goes on at its last whole checkpoint; ``folder/model`` is there when all went well.
 
     Args:
         recipe: the settings.
@@ -59,6 +68,7 @@ def train_dpo(
         row: the row of an id.
         folder: of the round.
         seed: of the order of the pairs, and of a new adapter.
+        tell: takes lines for people.
         callbacks: further ``transformers.TrainerCallback``.
 
     Raises:
@@ -67,22 +77,41 @@ def train_dpo(
     """
     try:
         import torch
+        import trl  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
-    with _translated():
-        trainer, processor = _trainer(recipe, start, _dataset(pairs, row), folder, seed, callbacks)
+    with without_foreign_warnings():
+        trainer = _trainer(recipe, start, pair_rows(pairs, row), folder, seed, callbacks)
         try:
-            trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
-            with whole_folder(folder / MODEL) as place:
-                _save(trainer.model, place)
-                processor.save_pretrained(place)
-            metrics: list[dict[str, Any]] = trainer.state.log_history
-            return metrics
+            _train(trainer, folder, tell)
+            _save(trainer, folder / MODEL)
         finally:
             del trainer
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def _train(trainer: Any, folder: Path, tell: Tell) -> None:
+    from transformers import PrinterCallback
+
+    from vlmguard.train.diary import Bar, Diary
+    from vlmguard.train.trainer import last_checkpoint
+
+    checkpoint = last_checkpoint(folder / CHECKPOINTS, sweep=True)
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    if checkpoint:
+        tell(f"goes on from step {step}")
+    watchers: list[Any] = [Diary(folder / LOG, step, tell), Bar(tell)]
+    trainer.remove_callback(PrinterCallback)  # it prints what the diary keeps
+    for callback in watchers:
+        trainer.add_callback(callback)
+    try:
+        with explained(trainer.args):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        for callback in watchers:
+            callback.close()
 
 
 class Tokens:
@@ -93,7 +122,8 @@ class Tokens:
     """
 
     def __init__(self, place: str) -> None:
-        self._tokenizer = _processor(*resolve(place, None)).tokenizer
+        self.processor = _processor(*resolve(place, None))
+        self._tokenizer = self.processor.tokenizer
         self._controls = set(self._tokenizer.all_special_ids)
 
     def count(self, text: str) -> int:
@@ -110,57 +140,55 @@ class Tokens:
 
 
 def _processor(base: str, adapter: str | None) -> Any:
-    """Who brings it: the adapter where it was trained with one, else the base."""
-    from transformers import AutoProcessor
-
+    """Of the adapter where it was trained with one, else of the base."""
     own = adapter is not None and (Path(adapter) / "tokenizer_config.json").exists()
-    return AutoProcessor.from_pretrained(adapter if own else base)
+    return load_processor(Recipe(str(adapter) if own else base, "-"), None)
 
 
-def _trainer(
-    recipe: Preference, start: str, dataset: Any, folder: Path, seed: int, callbacks: Sequence[Any]
-) -> tuple[Any, Any]:
-    import torch
+def _trainer(recipe: Preference, start: str, dataset: Any, folder: Path, seed: int, callbacks: Sequence[Any]) -> Any:
+    import trl
     from peft import LoraConfig, PeftModel
-    from transformers import AutoModelForImageTextToText, set_seed
-    from trl import DPOConfig, DPOTrainer
+    from transformers import set_seed
 
-    class Checked(DPOTrainer):  # type: ignore[misc]
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().compute_loss(*args, **kwargs)
-            if not torch.isfinite(loss):
-                raise TrainError(
-                    f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower trl.learning_rate, or train in"
-                    " bf16 in place of fp16. The checkpoints before it are kept"
-                )
-            return loss
+    from vlmguard.train.trainer import Careful
 
-    settings = DEFAULTS | dict(recipe.trl)
-    init = settings.pop("model_init_kwargs", None) or {}
-    for key in (*OURS, "output_dir", "seed"):
-        if key in recipe.trl:
-            raise InputError(f"trl.{key} is not for a recipe to set")
-    config = DPOConfig(output_dir=str(folder / "checkpoints"), seed=seed, **settings, **OURS)
+    class PairTrainer(Careful, trl.DPOTrainer):  # type: ignore[misc]
+        """Training on pairs."""
+
+    given = DEFAULTS | dict(recipe.trl)
+    init = given.pop("model_init_kwargs", None) or {}
+    fixed = FIXED | {
+        "output_dir": (str(folder / CHECKPOINTS), "it lies in the folder of the round"),
+        "seed": (seed, "the recipe has a seed for the whole run"),
+    }
+    config = settings_of(trl.DPOConfig, "trl", given, fixed)
     base, adapter = resolve(start, None)
+    trained = Recipe(base, recipe.dataset, parts=recipe.parts)
     processor = _processor(base, adapter)
     set_seed(seed)
-    model = AutoModelForImageTextToText.from_pretrained(base, **init)
-    peft = LoraConfig(**recipe.lora) if recipe.lora and adapter is None else None
+    model = load_model(trained, init)
+    lora = settings_of(LoraConfig, "lora", recipe.lora, {}) if recipe.lora and adapter is None else None
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    trainer = Checked(
-        model,
-        args=config,
-        train_dataset=dataset,
-        processing_class=processor,
-        data_collator=_collator(processor),
-        peft_config=peft,
-        callbacks=list(callbacks),
-    )
-    return trainer, processor
+    elif lora is not None:
+        check_lora(model, lora, trained)
+    else:
+        freeze_others(model, trained)
+    try:
+        return PairTrainer(
+            model,
+            args=config,
+            train_dataset=dataset,
+            processing_class=processor,
+            data_collator=collator(processor),
+            peft_config=lora,
+            callbacks=list(callbacks),
+        )
+    except ValueError as error:
+        raise InputError(f"TRL cannot train {start} with these settings: {error}") from error
 
 
-def _dataset(pairs: Sequence[Pair], row: Callable[[str], Row]) -> Any:
+def pair_rows(pairs: Sequence[Pair], row: Callable[[str], Row]) -> Any:
     """The pairs as TRL takes them, built when they are asked for."""
     from datasets import Dataset
 
@@ -184,7 +212,7 @@ def _dataset(pairs: Sequence[Pair], row: Callable[[str], Row]) -> Any:
     return Dataset.from_dict({"pair": range(len(pairs))}).with_transform(build)
 
 
-def _collator(processor: Any) -> Any:
+def collator(processor: Any) -> Any:
     """TRL's, with the steps that a pair shares taken out of what the loss falls on."""
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
@@ -211,35 +239,18 @@ def _take_out(batch: dict[str, Any], rows: tuple[int, int], most: int) -> None:
         batch["completion_mask"][row, start : start + same] = 0
 
 
-def _save(model: Any, place: Path) -> None:
-    """The adapter without the copy of it that was the reference, or the whole weights."""
+def _save(trainer: Any, place: Path) -> None:
+    """The adapter without the copy of it that was the reference, or the whole weights. Raises ``TrainError``."""
     from peft import PeftModel
 
-    if isinstance(model, PeftModel):
-        model.save_pretrained(place, selected_adapters=["default"])
-    else:
-        model.save_pretrained(place)
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest that is whole: its state is written last."""
-    whole = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda place: int(place.name.rpartition("-")[2]))) if whole else None
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Errors of torch, PEFT and TRL in our words."""
-    import torch
-
+    fresh = staged(place)
     try:
-        yield
-    except torch.OutOfMemoryError as error:
+        only = {"selected_adapters": ["default"]} if isinstance(trainer.model, PeftModel) else {}
+        trainer.model.save_pretrained(fresh, **only)
+        trainer.processing_class.save_pretrained(fresh)
+        publish(fresh, place)
+    except Exception as error:  # the disk's errors come in a dress of each library's own
         raise TrainError(
-            f"memory does not suffice ({error}): lower trl.per_device_train_batch_size (and raise"
-            " trl.gradient_accumulation_steps as much), or use lora"
+            f"the rewriter could not be written to {place} ({error}): free space, and run the same command again; it goes on from"
+            " the last checkpoint"
         ) from error
-    except OSError as error:
-        raise TrainError(f"a file could not be read or written: {error}. Whole checkpoints are kept") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"TRL or PEFT does not take these settings or this model: {error}") from error

@@ -8,6 +8,7 @@ An order is a chain of questions; the first on which two traces differ decides, 
 4. levels     in how many modalities does it say another level than the label?
 5. length     the shorter wins, and only between two that are right in all of the above: of two wrong ones none is worth imitating
 
+A wrong verdict is not preferred to a broken trace either: serving stops at the one, and lets the risk through at the other.
 What was not judged is neither better nor worse: such a trace is compared only with others that were not judged.
 """
 
@@ -143,7 +144,7 @@ def ground(better: Candidate, worse: Candidate, margin: float) -> Ground | None:
     that is preferred. ``margin``: the share by which a trace has to be shorter for that to count.
     """
     if better.sound != worse.sound:
-        return Ground.RULES if better.sound else None
+        return Ground.RULES if better.right else None
     if not better.sound or (better.outcome is None) != (worse.outcome is None):
         return None
     if better.outcome is not worse.outcome:
@@ -151,7 +152,7 @@ def ground(better: Candidate, worse: Candidate, margin: float) -> Ground | None:
     if better.decided != worse.decided:
         return Ground.DECISION if better.decided else None
     if better.off != worse.off:
-        return Ground.LEVELS if better.off < worse.off else None
+        return Ground.LEVELS if better.off < worse.off and better.right else None
     shorter = better.tokens < worse.tokens and better.tokens <= worse.tokens * (1 - margin)
     return Ground.LENGTH if shorter and better.right and worse.right else None
 

@@ -4,23 +4,21 @@ A round samples several traces of each row from the rewriter, has them verified 
 (``pairs.py``) and trains on these (``dpo.py``); the next round samples from what came of it. After each round the rewriter is
 measured on held-out rows (``curve.py``).
 
-RUN/recipe.json, run.json as of any run · outcomes.jsonl what the target answered and the judge said · curve.json, curve.png ·
-round-N/samples.jsonl, pairs.jsonl with the reason of each order, metrics.jsonl, held_out.jsonl, checkpoints/, model/ · model/ the
+RUN/run.json as of any run · outcomes.jsonl what the target answered and the judge said · curve.json, curve.png ·
+round-N/traces.jsonl, pairs.jsonl with the reason of each order, log/ of the training, held_out.jsonl, checkpoints/, model/ · model/ the
 best round's rewriter, which ``local:RUN`` serves. Each of these is whole or not there, and none is made twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,13 +33,14 @@ from vlmguard.models.local import fingerprint as model_fingerprint
 from vlmguard.models.wrapper import close
 from vlmguard.policy import Policy, load_policy
 from vlmguard.protocols import Model, Several
+from vlmguard.rewriters.quoting import PROMPTS
 from vlmguard.train.curve import Held, best, measure, write_curve
 from vlmguard.train.dpo import Tokens, train_dpo
 from vlmguard.train.outcome import Jury, Outcomes
 from vlmguard.train.pairs import Candidate, Ground, Label, Pair, choose_pairs, read_candidate, sent
 from vlmguard.train.preference import Preference
 from vlmguard.train.rows import Row, Rows, open_rows
-from vlmguard.train.run import MODEL, STATE, versions, whole_folder, write_json
+from vlmguard.train.run import MODEL, STATE, alone, finish, publish, read_state, staged, versions, write_json
 from vlmguard.types import Sample, Sampling
 
 T = TypeVar("T")
@@ -126,7 +125,7 @@ def prefer(
             raise InputError(
                 f"the dataset has no {split} rows: set 'validation' in its vlmguard synth recipe, and export anew"
             )
-    with _alone(out):
+    with alone(out):
         _claim(recipe, out, policy)
         return _rounds(_Job(recipe, out, policy, rows, open_jury, open_sampler, tell, callbacks))
 
@@ -141,11 +140,7 @@ def _rounds(job: _Job) -> Preferred:
                     raise TrainError(_why_none(job))
                 job.tell(f"round {number}: no pairs are left, so that the rounds end here")
                 break
-            start = job.place(number - 1)
-            metrics = train_dpo(
-                job.recipe, start, pairs, job.row, job.round(number), job.recipe.seed + number, job.callbacks
-            )
-            _write_rows(job.round(number) / "metrics.jsonl", metrics)
+            _train(job, number, pairs)
         curve.append(_measured(job, number))
         write_curve(curve, job.out)
     taken = best(curve[1:])
@@ -153,8 +148,13 @@ def _rounds(job: _Job) -> Preferred:
         job.tell(
             f"no round is better on held-out rows than what was begun with; round {taken['round']} is the best of them"
         )
-    _hand_over(job, taken["round"])
+    _hand_over(job, taken["round"], curve)
     return Preferred(job.out, taken["round"], curve)
+
+
+def _train(job: _Job, number: int, pairs: Sequence[Pair]) -> None:
+    start, seed = job.place(number - 1), job.recipe.seed + number
+    train_dpo(job.recipe, start, pairs, job.row, job.round(number), seed, job.tell, job.callbacks)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def _samples(job: _Job, number: int, ids: Sequence[str]) -> dict[str, list[str]]
         return Sampling(recipe.most_tokens, recipe.temperature, _seed(recipe.seed, number, "sample", id))
 
     return _asked(
-        job.round(number) / "samples.jsonl", ids, job.row, sampling, recipe.samples, f"round {number}: sampling",
+        job.round(number) / "traces.jsonl", ids, job.row, sampling, recipe.samples, f"round {number}: sampling",
         job.open_sampler or (lambda: LocalModel(job.place(number - 1))), job.tell,
     )  # fmt: skip
 
@@ -319,7 +319,7 @@ def _label(row: Row) -> Label:
 
 def _why_none(job: _Job) -> str:
     """What a first round without pairs lacked."""
-    said = [row["said"] for row in read_rows(job.round(1) / "samples.jsonl")]
+    said = [row["said"] for row in read_rows(job.round(1) / "traces.jsonl")]
     alike = sum(len(set(answers)) == 1 for answers in said)
     advice = (
         "raise temperature or samples" if 2 * alike > len(said) else "lower margin, or give it a target and a judge"
@@ -358,50 +358,54 @@ def _measured(job: _Job, number: int) -> dict[str, Any]:
     return found.form()
 
 
-def _hand_over(job: _Job, number: int) -> None:
+def _hand_over(job: _Job, number: int, curve: Sequence[dict[str, Any]]) -> None:
     """The best round's rewriter as the run's own."""
-    with whole_folder(job.out / MODEL) as place:
-        shutil.copytree(job.round(number) / MODEL, place, dirs_exist_ok=True)
-    state = json.loads((job.out / STATE).read_text(encoding="utf-8"))
-    write_json(job.out / STATE, state | {"state": "finished", "round": number})
+    fresh = staged(job.out / MODEL)
+    try:
+        shutil.copytree(job.round(number) / MODEL, fresh, dirs_exist_ok=True)
+        publish(fresh, job.out / MODEL)
+    except OSError as error:
+        raise TrainError(
+            f"{job.out / MODEL} could not be written ({error}): free space, and run the same command again"
+        ) from error
+    finish(job.out, read_state(job.out), {"round": number, "curve": list(curve)})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The folder
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keeps a second run out of the folder."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / "run.lock").open("a")
-    except OSError as error:
-        raise InputError(f"{out} cannot be used for a run: {error.strerror}; name another folder with --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"another run works in {out}: wait for it, or end it") from error
-        yield
-
-
 def _claim(recipe: Preference, out: Path, policy: Policy) -> None:
     """Makes the folder this run's. Raises ``InputError`` when it is another's."""
     dataset = fingerprint(recipe.dataset_folder)
     if recipe.fingerprint not in ("", dataset):
-        raise InputError(f"the dataset's fingerprint is {dataset}, and the recipe asks for {recipe.fingerprint}")
-    weights = model_fingerprint(*resolve(recipe.model_place, None))
-    identity = {"recipe": recipe.identity(), "dataset": dataset, "policy": policy.hash, "weights": weights}
-    if (out / STATE).exists():
-        state = json.loads((out / STATE).read_text(encoding="utf-8"))
-        if changed := [name for name, value in identity.items() if state.get(name) != value]:
-            raise InputError(
-                f"{out} holds another run ({', '.join(changed)} changed since): use a fresh folder, or go on with the old settings"
-            )
+        raise InputError(
+            f"{recipe.dataset_folder} is another dataset than the recipe names: its fingerprint is {dataset}, not"
+            f" {recipe.fingerprint}"
+        )
+    facts = {
+        "stage": "prefer",
+        "recipe_identity": recipe.identity(),
+        "dataset_fingerprint": dataset,
+        "policy_hash": policy.hash,
+        "prompts_hash": PROMPTS,
+        "base_fingerprint": model_fingerprint(*resolve(recipe.model_place, None)),
+    }
+    if not (out / STATE).exists():
+        state = {
+            "state": "running",
+            "recipe": recipe.form(),
+            "base": recipe.model_place,
+            **facts,
+            "versions": versions(),
+        }
+        write_json(out / STATE, state)
         return
-    write_json(out / "recipe.json", recipe.form())
-    write_json(out / STATE, {"state": "running", "stage": "prefer", **identity, "versions": versions()})
+    state = read_state(out)
+    if changed := [name for name, value in facts.items() if state.get(name) != value]:
+        raise InputError(
+            f"{out} holds a run that began otherwise ({', '.join(changed).replace('_', ' ')} changed): give another --out"
+        )
 
 
 def _pair_form(pair: Pair) -> dict[str, Any]:

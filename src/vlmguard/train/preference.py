@@ -50,6 +50,8 @@ class Preference:
     """Share of outcome tests without a verdict from which on a run stops: the judge is broken."""
     lora: Mapping[str, Any] = field(default_factory=dict)
     """PEFT's ``LoraConfig`` for a model of whole weights. A run that is an adapter goes on with that adapter."""
+    parts: tuple[str, ...] = ("language",)
+    """Which of ``recipe.PARTS`` are trained, as in ``vlmguard train sft``."""
     trl: Mapping[str, Any] = field(default_factory=dict)
     """TRL's ``DPOConfig``, as it is."""
     seed: int = 0
