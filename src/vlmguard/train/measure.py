@@ -161,7 +161,12 @@ class Probe:
 def _picture_tokens(processor: Any) -> frozenset[int]:
     """What stands for a picture in a prompt."""
     names = ("image_token_id", "video_token_id", "boi_token_id", "eoi_token_id")
-    return frozenset(int(value) for name in names if (value := getattr(processor, name, None)) is not None)
+    places = (
+        processor,
+        processor.tokenizer,
+    )  # some families name in one of them what stands before the pictures are put in
+    found = (getattr(place, name, None) for place in places for name in names)
+    return frozenset(int(value) for value in found if value is not None)
 
 
 def measure(probe: Probe, *, workers: int = 0, advance: Callable[[int], None] = lambda steps: None) -> Lengths:
