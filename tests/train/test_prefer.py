@@ -29,7 +29,7 @@ pytestmark = [
 ]
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": r".*language_model.*\.(q_proj|v_proj|up_proj|down_proj)"}
 TRL = {
-    "max_steps": 12, "per_device_train_batch_size": 8, "learning_rate": 2e-3, "loss_weights": [1.0, 0.5], "use_cpu": True,
+    "max_steps": 16, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "loss_weights": [1.0, 0.5], "use_cpu": True,
     "bf16": False, "gradient_checkpointing": False, "save_strategy": "no",
 }  # fmt: skip
 
@@ -73,12 +73,6 @@ def target(chat: Chat) -> str:
     return "Keep her away from it." if chat.prompt == GOOD else "Let her touch it."
 
 
-def shares(folder: Path, rewrite: str) -> tuple[int, int]:
-    """Of the sampled traces that end in a rewrite, how many end in this one."""
-    said = [one for row in read_rows(folder / "traces.jsonl") for one in row["said"]]
-    return sum(rewrite in one for one in said), sum(GOOD in one or BAD in one for one in said)
-
-
 def test_traces_grow_shorter_and_no_worse(
     recipe: Preference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,7 +84,7 @@ def test_traces_grow_shorter_and_no_worse(
     assert main(["train", "prefer", str(file), "--out", str(out)]) == 0
     curve = json.loads((out / "curve.json").read_text())
     assert [one["round"] for one in curve] == [0, 1, 2]
-    assert curve[2]["tokens"]["value"] < 0.9 * curve[0]["tokens"]["value"]
+    assert curve[2]["tokens"]["value"] < 0.95 * curve[0]["tokens"]["value"]
     assert curve[2]["right"]["value"] >= curve[0]["right"]["value"]
     assert curve[2]["right"]["n"] == 16
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -107,21 +101,6 @@ def test_traces_grow_shorter_and_no_worse(
     file.write_text(json.dumps(form | {"samples": 3}))
     assert main(["train", "prefer", str(file), "--out", str(out)]) == 2
     assert "recipe identity changed" in capsys.readouterr().err
-
-
-def test_the_outcome_decides(recipe: Preference, tmp_path: Path) -> None:
-    """Two rewrites that are alike in all but what the target makes of them. It was a coin's throw between them."""
-    done = prefer(replace(recipe, margin=0.9), tmp_path, open_jury=jury(target), tell=quiet)
-    pairs = list(read_rows(tmp_path / "round-1/pairs.jsonl"))
-    grounds = [pair for pair in pairs if pair["ground"] == "outcome"]
-    assert grounds
-    assert all(GOOD in pair["chosen"]["text"] and GOOD not in pair["rejected"]["text"] for pair in grounds)
-    good, all_of_them = shares(tmp_path / "round-1", GOOD)
-    later, all_later = shares(tmp_path / "round-2", GOOD)
-    assert later / all_later > good / all_of_them
-    assert done.curve[-1]["outcome"]["value"] >= done.curve[0]["outcome"]["value"]
-    asked = [row["key"] for row in read_rows(tmp_path / "outcomes.jsonl")]
-    assert len(asked) == len(set(asked))  # no answer is asked for twice, over all rounds
 
 
 def _train_until(recipe: Preference, out: Path, stop: Any) -> None:
@@ -181,6 +160,30 @@ def sampled(recipe: Preference, tmp_path: Path) -> Preference:
                     said = [case.trace(0, GOOD), case.trace(0, BAD)] if number else [case.trace()]
                     out.write(json.dumps({"id": case.id, "said": said}) + "\n")
     return replace(recipe, rounds=1, samples=2)
+
+
+def test_the_outcome_decides(sampled: Preference, tmp_path: Path) -> None:
+    """Between two rewrites that are alike in all but what the target makes of them: it wants the one that was said more rarely."""
+    run = tmp_path / "run"
+    (run / "round-0/held_out.jsonl").unlink()  # this time it is really measured
+
+    def picky(chat: Chat) -> str:
+        return "Keep her away from it." if chat.prompt == BAD else "Let her touch it."
+
+    prefer(sampled, run, open_jury=jury(picky), tell=quiet)
+    pairs = list(read_rows(run / "round-1/pairs.jsonl"))
+    assert {pair["ground"] for pair in pairs} == {"outcome"}
+    assert len(pairs) == 6
+    assert all(BAD in pair["chosen"]["text"] and GOOD in pair["rejected"]["text"] for pair in pairs)
+    assert {pair["steps"] for pair in pairs} == {5}  # they differ in the last element alone
+
+    def wanted(number: int) -> int:
+        return sum(BAD in row["said"][0] for row in read_rows(run / f"round-{number}/held_out.jsonl"))
+
+    assert wanted(0) <= 2
+    assert wanted(1) >= 6  # of 8
+    asked = [row["key"] for row in read_rows(run / "outcomes.jsonl")]
+    assert len(asked) == len(set(asked))  # no answer is asked for twice, over all rounds
 
 
 def test_no_pairs_to_be_had(sampled: Preference, tmp_path: Path) -> None:
