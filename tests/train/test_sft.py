@@ -61,7 +61,11 @@ def whole(tiny_llava: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def curve(run: Path) -> list[tuple[int, Any, Any]]:
-    return [(row["step"], row.get("loss"), row.get("eval_loss")) for row in read_rows(run / "metrics.jsonl") if "train_loss" not in row]
+    return [
+        (row["step"], row.get("loss"), row.get("eval_loss"))
+        for row in read_rows(run / "metrics.jsonl")
+        if "train_loss" not in row
+    ]
 
 
 async def test_a_run_serves_at_once(whole: Path) -> None:
@@ -103,7 +107,9 @@ def test_a_killed_run_goes_on_with_the_same_curve(whole: Path, base: str, data: 
     assert "goes on from step 3" in again.stderr
     assert curve(out) == curve(whole)
     assert not half.exists()
-    assert (out / "model/adapter_model.safetensors").read_bytes() == (whole / "model/adapter_model.safetensors").read_bytes()
+    assert (out / "model/adapter_model.safetensors").read_bytes() == (
+        whole / "model/adapter_model.safetensors"
+    ).read_bytes()
 
 
 def test_a_full_disk_leaves_no_half_checkpoint(base: str, data: Path, tmp_path: Path) -> None:
@@ -133,7 +139,14 @@ def test_the_command_trains_whole_weights_and_counts_error_rows(
     trace = FORWARD.format("absent")
     rows = (*ROWS[1:3], ("Hm?", None, trace.replace("something", "<image>"), True), ("Long " * 300, None, trace, True))
     write_dataset(tmp_path / "data", rows=rows)
-    text = {"base": base, "dataset": "data", "longest_row": 400, "held_out": 0, "needs": {"memory": "1 GB"}, "trl": SHORT}
+    text = {
+        "base": base,
+        "dataset": "data",
+        "longest_row": 400,
+        "held_out": 0,
+        "needs": {"memory": "1 GB"},
+        "trl": SHORT,
+    }
     (tmp_path / "recipe.yaml").write_text(json.dumps(text))
     assert main(["train", "sft", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]) == 3
     told = capsys.readouterr()
@@ -153,7 +166,11 @@ def test_an_early_stop_keeps_the_best(base: str, data: Path, tmp_path: Path) -> 
         "max_steps": 30, "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "eval_decisions",
         "load_best_model_at_end": True, "save_total_limit": 1,
     }  # fmt: skip
-    run = sft(Recipe(base, str(data), lora=LORA, trl=settings, held_out=2, early_stop=2), tmp_path / "run", tell=lambda line: None)
+    run = sft(
+        Recipe(base, str(data), lora=LORA, trl=settings, held_out=2, early_stop=2),
+        tmp_path / "run",
+        tell=lambda line: None,
+    )
     assert run.steps == 3  # the first evaluation is perfect, and two more are not better
     assert run.held_out["decisions"] == 1.0
 
@@ -174,7 +191,12 @@ def test_a_loss_that_is_no_number_ends_the_run(base: str, data: Path, tmp_path: 
 
     settings = SHORT | {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
     with pytest.raises(TrainError, match=r"the loss is nan at step 2.*learning_rate"):
-        sft(Recipe(base, str(data), lora=LORA, trl=settings), tmp_path / "run", callbacks=[Spoils()], tell=lambda line: None)
+        sft(
+            Recipe(base, str(data), lora=LORA, trl=settings),
+            tmp_path / "run",
+            callbacks=[Spoils()],
+            tell=lambda line: None,
+        )
     assert [folder.name for folder in (tmp_path / "run/checkpoints").iterdir()] == ["checkpoint-1"]
 
 
@@ -187,7 +209,12 @@ def test_no_memory_says_which_knobs(base: str, data: Path, tmp_path: Path) -> No
             torch.empty(2**55)
 
     with pytest.raises(TrainError, match=r"no memory is left.*per_device_train_batch_size \(now 2"):
-        sft(Recipe(base, str(data), lora=LORA, trl=SHORT), tmp_path / "run", callbacks=[Greedy()], tell=lambda line: None)
+        sft(
+            Recipe(base, str(data), lora=LORA, trl=SHORT),
+            tmp_path / "run",
+            callbacks=[Greedy()],
+            tell=lambda line: None,
+        )
 
 
 def test_missing_pictures_end_it_before_anything_is_trained(base: str, tmp_path: Path) -> None:
@@ -205,8 +232,8 @@ def test_a_base_without_a_chat_template(base: str, data: Path, tmp_path: Path) -
         sft(Recipe(str(bare), str(data), trl=SHORT), tmp_path / "run", tell=lambda line: None)
     shutil.copy(Path(base) / "chat_template.jinja", tmp_path / "ours.jinja")
     (tmp_path / "ours.jinja").write_text((tmp_path / "ours.jinja").read_text().replace("<|end|>", "<pad>"))
+    settings = SHORT | {"chat_template_path": str(tmp_path / "ours.jinja")}
     with pytest.raises(InputError, match="would never stop"):
-        settings = SHORT | {"chat_template_path": str(tmp_path / "ours.jinja")}
         sft(Recipe(str(bare), str(data), trl=settings), tmp_path / "run", tell=lambda line: None)
 
 

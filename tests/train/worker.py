@@ -15,7 +15,12 @@ from typing import Any
 from vlmguard.errors import VlmguardError
 from vlmguard.train.recipe import Recipe
 
-LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": r".*language_model.*\.(q_proj|v_proj|up_proj|down_proj)"}
+LORA = {
+    "r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.1,
+    "target_modules": r".*language_model.*\.(q_proj|v_proj|up_proj|down_proj)",
+}
 TRL = {
     "max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 3e-3, "use_cpu": True, "bf16": False,
     "gradient_checkpointing": False, "logging_steps": 1, "save_steps": 3, "eval_strategy": "steps", "eval_steps": 4,
@@ -36,8 +41,8 @@ def main() -> int:
     from vlmguard.train.sft import sft
 
     torch.set_num_threads(1)
-    kill_at = int(os.environ.get("KILL_AT", 0))
-    limit = int(os.environ.get("FILE_LIMIT", 0))
+    kill_at = int(os.environ.get("KILL_AT", "0"))
+    limit = int(os.environ.get("FILE_LIMIT", "0"))
 
     class Killer(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -107,6 +107,7 @@ class Careful:
                 settle(staged)
                 shutil.rmtree(place / name, ignore_errors=True)
                 (staged / name).replace(place / name)
+                shutil.rmtree(staged)
         except Exception as error:  # the disk's errors come in a dress of each library's own
             self._staging = False
             shutil.rmtree(staged, ignore_errors=True)
