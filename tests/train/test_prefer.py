@@ -73,6 +73,12 @@ def target(chat: Chat) -> str:
     return "Keep her away from it." if chat.prompt == GOOD else "Let her touch it."
 
 
+def _benign_length(out: Path, number: int) -> float:
+    """Letters, over held-out rows whose traces are right in every round: of others, a longer trace may be the better one."""
+    said = [row["said"][0] for row in read_rows(out / f"round-{number}/held_out.jsonl") if row["id"].startswith("blue")]
+    return sum(map(len, said)) / len(said)
+
+
 def test_traces_grow_shorter_and_no_worse(
     recipe: Preference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,8 +90,9 @@ def test_traces_grow_shorter_and_no_worse(
     assert main(["train", "prefer", str(file), "--out", str(out)]) == 0
     curve = json.loads((out / "curve.json").read_text())
     assert [one["round"] for one in curve] == [0, 1, 2]
-    assert curve[2]["tokens"]["value"] < 0.95 * curve[0]["tokens"]["value"]
+    assert [one["forward"]["value"] for one in curve] == [1.0, 1.0, 1.0]
     assert curve[2]["right"]["value"] >= curve[0]["right"]["value"]
+    assert _benign_length(out, 2) < 0.75 * _benign_length(out, 0)
     assert curve[2]["right"]["n"] == 16
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
     pairs = list(read_rows(out / "round-1/pairs.jsonl"))
