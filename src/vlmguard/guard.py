@@ -29,6 +29,7 @@ from vlmguard.types import (
     Finding,
     Guarded,
     Judgement,
+    Level,
     Message,
     Modality,
     Mode,
