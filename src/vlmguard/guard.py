@@ -158,10 +158,12 @@ class Guard:
         review = replace(newest, judgements=rows)
         if order is not None:
             review = replace(review, refinement=_ordering(order))
-        acts = order is not None and self._action(review) is not Action.FORWARD
+        acts = order is not None and self.policy.decide(review.refinement.report) is not Action.FORWARD
         rule = self._rule(review)
         action = self.policy.tool_definitions
-        if rule is Rule.BLOCK or (acts and (action is DefinitionAction.BLOCK or self._action(review) is Action.BLOCK)):
+        if rule is Rule.BLOCK or (
+            acts and (action is DefinitionAction.BLOCK or self.policy.decide(review.refinement.report) is Action.BLOCK)
+        ):
             yield _Decision(BESIDE, review, Outcome.BLOCK, None, False)
         elif rule is Rule.DEGRADE or (acts and action is DefinitionAction.DEGRADE):
             yield _Decision(BESIDE, review, Outcome.DEGRADED, None, True)
