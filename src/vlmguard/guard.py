@@ -158,10 +158,12 @@ class Guard:
         review = replace(newest, judgements=rows)
         if order is not None:
             review = replace(review, refinement=_ordering(order))
-        acts = order is not None and self._action(review) is not Action.FORWARD
+        acts = order is not None and self.policy.decide(review.refinement.report) is not Action.FORWARD
         rule = self._rule(review)
         action = self.policy.tool_definitions
-        if rule is Rule.BLOCK or (acts and (action is DefinitionAction.BLOCK or self._action(review) is Action.BLOCK)):
+        if rule is Rule.BLOCK or (
+            acts and (action is DefinitionAction.BLOCK or self.policy.decide(review.refinement.report) is Action.BLOCK)
+        ):
             yield _Decision(BESIDE, review, Outcome.BLOCK, None, False)
         elif rule is Rule.DEGRADE or (acts and action is DefinitionAction.DEGRADE):
             yield _Decision(BESIDE, review, Outcome.DEGRADED, None, True)
@@ -172,7 +174,7 @@ class Guard:
 
     async def _decide(self, chat: Chat, turn: int) -> _Decision:
         review = await self._review(chat, turn)
-        action = self._action(review)
+        action = self.policy.decide(review.refinement.report)
         rule = self._rule(review)
         if action is Action.BLOCK or rule is Rule.BLOCK:
             return _blocked(chat, turn, review)
@@ -220,15 +222,6 @@ class Guard:
         if len(self._reviews) > self._remembered:
             self._reviews.popitem(last=False)
         return review
-
-    def _action(self, review: Review) -> Action:
-        """The strictest action that any finding calls for."""
-        actions = {
-            self.policy.action(finding)
-            for _, finding in review.refinement.report
-            if finding is not None and finding.level > Level.NONE
-        }
-        return next((action for action in (Action.BLOCK, Action.REWRITE) if action in actions), Action.FORWARD)
 
     def _rule(self, review: Review) -> Rule:
         """The strictest rule for what was not judged."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from vlmguard.errors import PolicyError
-from vlmguard.types import JUDGED_ROLES, ROLES, Finding, Level, Reason, Role
+from vlmguard.types import JUDGED_ROLES, ROLES, Finding, Level, Reason, RiskReport, Role
 
 LANGUAGES = ("en", "es", "de", "fr", "zh", "hi", "ar")
 """The languages that guidance is written in. English is the one that must be there."""
@@ -136,6 +136,11 @@ class Policy:
             return Action.FORWARD
         category = self.category(finding.category)
         return category.action if finding.level >= category.acts_from else Action.FORWARD
+
+    def decide(self, report: RiskReport) -> Action:
+        """The strictest action that any finding of a report calls for."""
+        actions = {self.action(finding) for _, finding in report if finding is not None}
+        return next((action for action in (Action.BLOCK, Action.REWRITE) if action in actions), Action.FORWARD)
 
     @staticmethod
     def say(texts: Mapping[str, str], language: str) -> str:

@@ -33,6 +33,15 @@ class Streaming(Protocol):
 
 
 @runtime_checkable
+class Several(Protocol):
+    """A model that gives several answers to one question faster than one after the other."""
+
+    async def several(self, chat: Chat, sampling: Sampling, count: int, /) -> list[Completion]:
+        """``count`` answers. Raises ``ModelError``."""
+        ...
+
+
+@runtime_checkable
 class Closing(Protocol):
     """A model or rewriter that holds connections, files or weights, and gives them back."""
 

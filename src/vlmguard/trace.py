@@ -45,6 +45,7 @@ _REFUSAL = re.compile(
     r"|discuss|process)\b",
     re.IGNORECASE,
 )
+_STEP_END = re.compile(rf"(?:</(?:{'|'.join(ELEMENTS)})>|<(?:assessment|forward)\b[^<>]*/>)\s*")
 _OPENING = re.compile(r"<([a-z]+)((?:\s+[a-z]+=\"[^\"<>]*\")*)\s*(/?)>")
 _ATTRIBUTE = re.compile(r"([a-z]+)=\"([^\"<>]*)\"")
 
@@ -225,6 +226,17 @@ def parse_prompt(text: str) -> str:
     prompt = source.body("prompt")
     source.expect_end()
     return prompt
+
+
+def steps(text: str) -> tuple[str, ...]:
+    """The elements of a trace as they are written, each with the space behind it; what follows the last one is a step as well.
+
+    Joined they are the text, whatever it is. Of a broken trace the steps are those that have an end.
+    """
+    ends = [found.end() for found in _STEP_END.finditer(text)]
+    if not ends or ends[-1] < len(text):
+        ends.append(len(text))
+    return tuple(text[start:end] for start, end in zip([0, *ends], ends, strict=False) if start < end)
 
 
 def cut(text: str, first: str, last: str) -> str:

@@ -104,3 +104,20 @@ def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'vlmguard\[local\]'"):
         LocalModel("anything")
+
+
+async def test_several_answers_in_a_batch(base: LocalModel) -> None:
+    short = await base.several(chat(WHOSE), SHORT, 3)
+    assert [one.text for one in short] == ["The base model's."] * 3
+    assert {(one.finish_reason, one.usage) for one in short} == {
+        ("stop", (await base.generate(chat(WHOSE), SHORT)).usage)
+    }
+    asked = rewriter_chat(chat(HARMLESS), load_policy(), b"")
+    stopped = await base.several(asked, Sampling(max_tokens=400, stop=("<forward/>",)), 2)
+    assert all(one.text.endswith("<forward/>") and one.finish_reason == "stop" for one in stopped)
+    wild = Sampling(max_tokens=12, temperature=2.0, seed=3)
+    first, second = await base.several(chat("?"), wild, 6), await base.several(chat("?"), wild, 6)
+    assert [one.text for one in first] == [one.text for one in second]
+    assert len({one.text for one in first}) > 1
+    assert {one.finish_reason for one in first if one.usage.completion_tokens == 12} <= {"length", "stop"}
+    assert [one.finish_reason for one in await base.several(chat(WHOSE), Sampling(max_tokens=2), 2)] == ["length"] * 2

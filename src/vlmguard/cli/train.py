@@ -7,11 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-HELP = "train a rewriter: supervised, on a dataset of vlmguard synth"
+from vlmguard.cli import prefer, r1_act
+
+HELP = "train a rewriter on a dataset of vlmguard synth: supervised, then by preferences"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``train sft | merge``."""
+    """``train r1-act | sft | prefer | merge``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     help = "a base VLM and a dataset become a rewriter; a run that was stopped goes on where it was"
     action = actions.add_parser("sft", help=help, description=help)
@@ -19,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
     action.add_argument("--base", metavar="MODEL", help="folder or hub id, in place of the recipe's")
     action.add_argument("--dataset", type=Path, metavar="FOLDER", help="in place of the recipe's")
+    r1_act.add_arguments(actions.add_parser("r1-act", help=r1_act.HELP, description=r1_act.HELP))
+    prefer.add_arguments(actions.add_parser("prefer", help=prefer.HELP, description=prefer.HELP))
     help = "an adapter and its base become whole weights, for any server"
     action = actions.add_parser("merge", help=help, description=help)
     action.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of an adapter")
@@ -27,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code: 0 done, 3 done with rows left out. Raises ``InputError``, ``MissingExtraError``, ``TrainError``."""
-    return {"sft": _sft, "merge": _merge}[arguments.action](arguments)
+    return {"sft": _sft, "r1-act": r1_act.run, "prefer": _prefer, "merge": _merge}[arguments.action](arguments)
 
 
 def _sft(arguments: argparse.Namespace) -> int:
@@ -45,6 +49,10 @@ def _sft(arguments: argparse.Namespace) -> int:
     print(f"{done.steps} steps, loss {done.loss:.4f}{held_out}")
     print(f"The card: {arguments.out / 'README.md'}\nTo use it: vlmguard refine … --rewriter local:{arguments.out}")
     return 3 if done.error_rows else 0
+
+
+def _prefer(arguments: argparse.Namespace) -> int:
+    return prefer.run(arguments, _tell)
 
 
 def _merge(arguments: argparse.Namespace) -> int:

@@ -79,6 +79,22 @@ class LocalModel:
         reason = "length" if cut else "stop"
         return Completion(text, reason, Usage(prompt, said), time.perf_counter() - started)
 
+    async def several(self, chat: Chat, sampling: Sampling, count: int, /) -> list[Completion]:
+        """``count`` answers to one question, generated side by side in one batch."""
+        started = time.perf_counter()
+        run = _Run(asyncio.get_running_loop())
+        worker = asyncio.get_running_loop().run_in_executor(self._thread, self._batch, chat, sampling, count, run)
+        try:
+            answers = await asyncio.shield(worker)
+        except asyncio.CancelledError:
+            run.stop.set()
+            raise
+        seconds = time.perf_counter() - started
+        return [
+            Completion(text, "length" if cut else "stop", Usage(prompt, said), seconds)
+            for prompt, said, text, cut in answers
+        ]
+
     async def stream(self, chat: Chat, sampling: Sampling, /) -> AsyncIterator[str]:
         """Pieces of the answer as they come."""
         run = _Run(asyncio.get_running_loop())
@@ -102,23 +118,48 @@ class LocalModel:
 
     def _generate(self, chat: Chat, sampling: Sampling, run: _Run) -> tuple[int, int, str, bool]:
         """Tokens of the prompt and of the answer, the answer, and whether it reached the most tokens."""
-        import torch
-
         if run.stop.is_set():
             return 0, 0, "", False
+        return self._first(chat, sampling, self._options(sampling, run) | {"streamer": self._streamer(run)})
+
+    def _batch(self, chat: Chat, sampling: Sampling, count: int, run: _Run) -> list[tuple[int, int, str, bool]]:
+        """The same for each of several answers."""
+        if run.stop.is_set():
+            return []
+        if sampling.temperature == 0:
+            return [self._first(chat, sampling, self._options(sampling, run))] * count
+        # Some models come with a top_k of 1, and then all answers would be the same.
+        options = self._options(sampling, run) | {"num_return_sequences": count, "top_k": 0, "top_p": 1.0}
+        length, rows = self._tokens(chat, sampling, options)
+        return [self._said(length, row, sampling) for row in rows]
+
+    def _first(self, chat: Chat, sampling: Sampling, options: dict[str, Any]) -> tuple[int, int, str, bool]:
+        length, rows = self._tokens(chat, sampling, options)
+        return self._said(length, rows[0], sampling)
+
+    def _tokens(self, chat: Chat, sampling: Sampling, options: dict[str, Any]) -> tuple[int, Any]:
+        import torch
+
         inputs = self._inputs(chat)
-        length = inputs["input_ids"].shape[1]
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
         try:
             with torch.inference_mode():
-                output = self._model.generate(**inputs, **self._options(sampling, run))
+                return inputs["input_ids"].shape[1], self._model.generate(**inputs, **options)
         except Exception as error:  # out of memory, a context too long, pictures of a size it does not take
             raise ModelError(f"the local model broke ({type(error).__name__}: {error})") from error
-        tokens = output[0][length:]
-        ended = len(tokens) > 0 and int(tokens[-1]) in self._ends()
+
+    def _said(self, length: int, output: Any, sampling: Sampling) -> tuple[int, int, str, bool]:
+        """The same of one row of output. In a batch those that ended early are filled up behind their end."""
+        tokens = output[length:].tolist()
+        ends = self._ends()
+        if (end := next((at for at, token in enumerate(tokens) if token in ends), None)) is not None:
+            tokens = tokens[: end + 1]
+        while tokens and tokens[-1] == self._model.generation_config.pad_token_id and tokens[-1] not in ends:
+            tokens.pop()
         text = self._processor.decode(tokens, skip_special_tokens=True)
-        return length, len(tokens), text, len(tokens) >= sampling.max_tokens and not ended
+        stopped = end is not None or any(word in text for word in sampling.stop)
+        return length, len(tokens), text, len(tokens) >= sampling.max_tokens and not stopped
 
     def _inputs(self, chat: Chat) -> Any:
         try:
@@ -132,17 +173,12 @@ class LocalModel:
             ) from error
 
     def _options(self, sampling: Sampling, run: _Run) -> dict[str, Any]:
-        from transformers import StoppingCriteriaList, TextStreamer
-
-        class Pieces(TextStreamer):  # type: ignore[misc]
-            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-                run.send(text)
+        from transformers import StoppingCriteriaList
 
         tokenizer = self._processor.tokenizer
         options: dict[str, Any] = {
             "max_new_tokens": sampling.max_tokens,
             "do_sample": sampling.temperature > 0,
-            "streamer": Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True),
             "stopping_criteria": StoppingCriteriaList([run.stopped]),
         }
         if sampling.temperature > 0:
@@ -150,6 +186,15 @@ class LocalModel:
         if sampling.stop:
             options |= {"stop_strings": list(sampling.stop), "tokenizer": tokenizer}
         return options
+
+    def _streamer(self, run: _Run) -> Any:
+        from transformers import TextStreamer
+
+        class Pieces(TextStreamer):  # type: ignore[misc]
+            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                run.send(text)
+
+        return Pieces(self._processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
     def _ends(self) -> set[int]:
         ends = self._model.generation_config.eos_token_id

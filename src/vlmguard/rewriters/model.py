@@ -125,40 +125,13 @@ class ModelRewriter:
 
     def _read(self, chat: Chat, answer: str, cut: bool) -> Refinement:
         try:
-            refinement = _rearmed(trace.parse(trace.extract(answer)))
+            return read_trace(chat, answer, self._policy)
         except TraceError as error:
             if cut:
                 raise TraceError(
                     f"{error}; the answer was cut off after {self._sampling.max_tokens} tokens: raise max_tokens"
                 ) from error
             raise
-        refinement = _without_pictures(refinement) if not chat.images else refinement
-        self._check(chat, refinement)
-        return refinement
-
-    def _check(self, chat: Chat, refinement: Refinement) -> None:
-        """What a trace must keep to beyond the grammar, to be the verdict on this chat."""
-        message, report = chat.messages[-1], refinement.report
-        if trace.is_refusal(refinement.understanding):
-            raise TraceError("the rewriter refused to judge: that is a failure and no verdict")
-        if message.text.strip() and report.text is None:
-            raise TraceError("<assessment> says that there is no text, and there is")
-        if message.images and report.image is None:
-            raise TraceError("<assessment> says that there is no picture, and there is")
-        if message.images and message.text.strip() and report.cross is None:
-            raise TraceError("<assessment> leaves out what words and pictures mean together (cross)")
-        _check_sources(chat, refinement)
-        if message.role != "user" or self._action(report) is not Action.REWRITE:
-            return
-        if refinement.prompt is None:
-            worst = report.worst
-            raise TraceError(f"<forward/> follows a risk that is to be rewritten ({worst.category}, {worst.level})")
-        check_rewrite(chat, refinement.prompt, self._policy)
-        check_kept(chat, refinement)
-
-    def _action(self, report: RiskReport) -> Action:
-        actions = {self._policy.action(finding) for _, finding in report if finding is not None}
-        return next((action for action in (Action.BLOCK, Action.REWRITE) if action in actions), Action.FORWARD)
 
     # -----------------------------------------------------------------------------------------------------------------
     # The account
@@ -172,6 +145,40 @@ class ModelRewriter:
                 row = Judgement(part.path, aspect, unjudged=gap) if gap else Judgement(part.path, aspect, self._judge)
                 yield left_out.pop((part.path, aspect), row)
         yield from left_out.values()
+
+
+def read_trace(chat: Chat, answer: str, policy: Policy) -> Refinement:
+    """What a model's answer says of the last turn of ``chat``, held to all that serving and training hold it to.
+
+    Raises:
+        TraceError: it is no trace, or no verdict on this chat.
+        RewriteError: its refined prompt breaks a check.
+    """
+    refinement = _rearmed(trace.parse(trace.extract(answer)))
+    refinement = _without_pictures(refinement) if not chat.images else refinement
+    _check(chat, refinement, policy)
+    return refinement
+
+
+def _check(chat: Chat, refinement: Refinement, policy: Policy) -> None:
+    """What a trace must keep to beyond the grammar, to be the verdict on this chat."""
+    message, report = chat.messages[-1], refinement.report
+    if trace.is_refusal(refinement.understanding):
+        raise TraceError("the rewriter refused to judge: that is a failure and no verdict")
+    if message.text.strip() and report.text is None:
+        raise TraceError("<assessment> says that there is no text, and there is")
+    if message.images and report.image is None:
+        raise TraceError("<assessment> says that there is no picture, and there is")
+    if message.images and message.text.strip() and report.cross is None:
+        raise TraceError("<assessment> leaves out what words and pictures mean together (cross)")
+    _check_sources(chat, refinement)
+    if message.role != "user" or policy.decide(report) is not Action.REWRITE:
+        return
+    if refinement.prompt is None:
+        worst = report.worst
+        raise TraceError(f"<forward/> follows a risk that is to be rewritten ({worst.category}, {worst.level})")
+    check_rewrite(chat, refinement.prompt, policy)
+    check_kept(chat, refinement)
 
 
 def _gap(part: Part) -> Reason | None:

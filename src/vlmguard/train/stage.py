@@ -111,7 +111,7 @@ class Stage:
             trainer.add_callback(callback)
         started = time.perf_counter()
         try:
-            with _explained(trainer.args):
+            with explained(trainer.args):
                 result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 self._evaluate_last(trainer)
         finally:
@@ -188,7 +188,7 @@ def device_name() -> str:
 
 
 @contextmanager
-def _explained(args: Any) -> Iterator[None]:
+def explained(args: Any) -> Iterator[None]:
     """No memory left is an error with the knobs in it."""
     import torch
 

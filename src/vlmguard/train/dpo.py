@@ -1,0 +1,256 @@
+"""One round of direct preference optimisation (DPO, arXiv 2305.18290) on pairs of traces, by TRL's ``DPOTrainer``.
+
+Of a pair whose traces begin with the same steps, these belong to what is asked: the loss falls on what follows them. (For DPO's own
+loss that changes nothing, since what both share cancels; for the losses that it is mixed with, or that divide by a length, it does.)
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmguard.dataset import conversation
+from vlmguard.errors import InputError, MissingExtraError, TrainError
+from vlmguard.images import shown
+from vlmguard.models.local import resolve
+from vlmguard.train.base import check_lora, freeze_others, load_model, load_processor
+from vlmguard.train.pairs import Pair
+from vlmguard.train.preference import Preference
+from vlmguard.train.recipe import Recipe
+from vlmguard.train.rows import Row
+from vlmguard.train.run import CHECKPOINTS, MODEL, publish, staged
+from vlmguard.train.settings import settings_of, without_foreign_warnings
+from vlmguard.train.stage import Tell, explained
+
+FIXED: dict[str, tuple[Any, str]] = {
+    "max_length": (None, "TRL would cut rows, and image tokens among them"),
+    "remove_unused_columns": (False, "rows are built when they are asked for"),
+    "disable_tqdm": (True, "the progress bar is ours"),
+    "report_to": ("none", "metrics go into the folder of the round"),
+    "logging_nan_inf_filter": (False, "it would hide what a run stops at"),
+    "eval_strategy": ("no", "the rewriter is measured between rounds"),
+}
+"""What no recipe may set otherwise, and why. The folder of the checkpoints and the seed, which each round has of its own, are
+added to it."""
+LOG = "log"
+"""Folder in a round: metrics of its training, as JSON Lines and for TensorBoard."""
+DEFAULTS: dict[str, Any] = {
+    "loss_type": ["sigmoid", "sft"],
+    "loss_weights": [1.0, 0.1],
+    "beta": 0.1,
+    "learning_rate": 5e-6,
+    "num_train_epochs": 1,
+    "logging_steps": 1,
+    "save_steps": 50,
+    "save_total_limit": 2,
+}
+"""Ours, since the papers give none. The small share of plain likelihood keeps that of the chosen trace from falling with the other's."""
+
+
+def train_dpo(
+    recipe: Preference,
+    start: str,
+    pairs: Sequence[Pair],
+    row: Callable[[str], Row],
+    folder: Path,
+    seed: int,
+    tell: Tell,
+    callbacks: Sequence[Any] = (),
+) -> None:
+    """Trains a round, or goes on at its last whole checkpoint; ``folder/model`` is there when all went well.
+
+    Args:
+        recipe: the settings.
+        start: the model that the round begins with, which is the reference as well.
+        pairs: what is preferred to what.
+        row: the row of an id.
+        folder: of the round.
+        seed: of the order of the pairs, and of a new adapter.
+        tell: takes lines for people.
+        callbacks: further ``transformers.TrainerCallback``.
+
+    Raises:
+        InputError: settings that TRL or PEFT does not take.
+        TrainError: the loss is no number, memory or disk do not suffice.
+    """
+    try:
+        import torch
+        import trl  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("training", "train") from error
+    with without_foreign_warnings():
+        trainer = _trainer(recipe, start, pair_rows(pairs, row), folder, seed, callbacks)
+        try:
+            _train(trainer, folder, tell)
+            _save(trainer, folder / MODEL)
+        finally:
+            del trainer
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def _train(trainer: Any, folder: Path, tell: Tell) -> None:
+    from transformers import PrinterCallback
+
+    from vlmguard.train.diary import Bar, Diary
+    from vlmguard.train.trainer import last_checkpoint
+
+    checkpoint = last_checkpoint(folder / CHECKPOINTS, sweep=True)
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    if checkpoint:
+        tell(f"goes on from step {step}")
+    watchers: list[Any] = [Diary(folder / LOG, step, tell), Bar(tell)]
+    trainer.remove_callback(PrinterCallback)  # it prints what the diary keeps
+    for callback in watchers:
+        trainer.add_callback(callback)
+    try:
+        with explained(trainer.args):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        for callback in watchers:
+            callback.close()
+
+
+class Tokens:
+    """The tokens of a model.
+
+    Args:
+        place: folder or hub id of it.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.processor = _processor(*resolve(place, None))
+        self._tokenizer = self.processor.tokenizer
+        self._controls = set(self._tokenizer.all_special_ids)
+
+    def count(self, text: str) -> int:
+        """How many a text has."""
+        return len(self._ids(text))
+
+    def controls(self, text: str) -> bool:
+        """Whether a text holds a token that stands for a picture, a turn or an end: nothing can be learned from it."""
+        return not self._controls.isdisjoint(self._ids(text))
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _processor(base: str, adapter: str | None) -> Any:
+    """Of the adapter where it was trained with one, else of the base."""
+    own = adapter is not None and (Path(adapter) / "tokenizer_config.json").exists()
+    return load_processor(Recipe(str(adapter) if own else base, "-"), None)
+
+
+def _trainer(recipe: Preference, start: str, dataset: Any, folder: Path, seed: int, callbacks: Sequence[Any]) -> Any:
+    import trl
+    from peft import LoraConfig, PeftModel
+    from transformers import set_seed
+
+    from vlmguard.train.trainer import Careful
+
+    class PairTrainer(Careful, trl.DPOTrainer):  # type: ignore[misc]
+        """Training on pairs."""
+
+    given = DEFAULTS | dict(recipe.trl)
+    init = given.pop("model_init_kwargs", None) or {}
+    fixed = FIXED | {
+        "output_dir": (str(folder / CHECKPOINTS), "it lies in the folder of the round"),
+        "seed": (seed, "the recipe has a seed for the whole run"),
+    }
+    config = settings_of(trl.DPOConfig, "trl", given, fixed)
+    base, adapter = resolve(start, None)
+    trained = Recipe(base, recipe.dataset, parts=recipe.parts)
+    processor = _processor(base, adapter)
+    set_seed(seed)
+    model = load_model(trained, init)
+    lora = settings_of(LoraConfig, "lora", recipe.lora, {}) if recipe.lora and adapter is None else None
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    elif lora is not None:
+        check_lora(model, lora, trained)
+    else:
+        freeze_others(model, trained)
+    try:
+        return PairTrainer(
+            model,
+            args=config,
+            train_dataset=dataset,
+            processing_class=processor,
+            data_collator=collator(processor),
+            peft_config=lora,
+            callbacks=list(callbacks),
+        )
+    except ValueError as error:
+        raise InputError(f"TRL cannot train {start} with these settings: {error}") from error
+
+
+def pair_rows(pairs: Sequence[Pair], row: Callable[[str], Row]) -> Any:
+    """The pairs as TRL takes them, built when they are asked for."""
+    from datasets import Dataset
+
+    def example(pair: Pair) -> dict[str, Any]:
+        of = row(pair.row)
+        sides = {
+            name: conversation(of.asked, text)
+            for name, text in (("chosen", pair.chosen.text), ("rejected", pair.rejected.text))
+        }
+        return {
+            "prompt": sides["chosen"]["prompt"],
+            **{name: side["completion"] for name, side in sides.items()},
+            "images": [shown(image) for image in of.asked.images],
+            "shared": pair.shared,
+        }
+
+    def build(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        examples = [example(pairs[index]) for index in batch["pair"]]
+        return {key: [one[key] for one in examples] for key in examples[0]}
+
+    return Dataset.from_dict({"pair": range(len(pairs))}).with_transform(build)
+
+
+def collator(processor: Any) -> Any:
+    """TRL's, with the steps that a pair shares taken out of what the loss falls on."""
+    from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+
+    class Steps(DataCollatorForVisionPreference):  # type: ignore[misc]
+        def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+            shared = [example["shared"] for example in examples]
+            plain = [{key: value for key, value in example.items() if key != "shared"} for example in examples]
+            batch: dict[str, Any] = super().torch_call(plain)
+            for place, text in enumerate(shared):
+                if text:
+                    most = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+                    _take_out(batch, (place, place + len(shared)), most)
+            return batch
+
+    return Steps(processor)
+
+
+def _take_out(batch: dict[str, Any], rows: tuple[int, int], most: int) -> None:
+    """Takes the first ``most`` tokens, as far as they are the same in both rows, out of what the loss falls on."""
+    starts = [int(batch["completion_mask"][row].argmax()) for row in rows]
+    sides = [batch["input_ids"][row, start : start + most].tolist() for row, start in zip(rows, starts, strict=True)]
+    same = next((at for at, (a, b) in enumerate(zip(*sides, strict=False)) if a != b), min(map(len, sides)))
+    for row, start in zip(rows, starts, strict=True):
+        batch["completion_mask"][row, start : start + same] = 0
+
+
+def _save(trainer: Any, place: Path) -> None:
+    """The adapter without the copy of it that was the reference, or the whole weights. Raises ``TrainError``."""
+    from peft import PeftModel
+
+    fresh = staged(place)
+    try:
+        only = {"selected_adapters": ["default"]} if isinstance(trainer.model, PeftModel) else {}
+        trainer.model.save_pretrained(fresh, **only)
+        trainer.processing_class.save_pretrained(fresh)
+        publish(fresh, place)
+    except Exception as error:  # the disk's errors come in a dress of each library's own
+        raise TrainError(
+            f"the rewriter could not be written to {place} ({error}): free space, and run the same command again; it goes on from"
+            " the last checkpoint"
+        ) from error
