@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from recipes.micro import evaluation, making
 from recipes.micro.sizes import SIZES, Size
@@ -33,13 +34,13 @@ def main() -> int:
     return 0 if all(metrics["gates"].values()) else 1
 
 
-def run(size: Size, out: Path, workers: int) -> dict[str, object]:
+def run(size: Size, out: Path, workers: int) -> dict[str, Any]:
     """Everything of a size; returns what OUT/metrics.json holds."""
     started = time.perf_counter()
-    work = making.Workplace(size, out.resolve())
+    work = making.workplace(size, out)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=making.one_thread) as pool:
 
-        def stage(name: str, jobs: Iterable[tuple[object, ...]]) -> None:
+        def stage(name: str, jobs: Iterable[tuple[Any, ...]]) -> None:
             since = time.perf_counter()
             for done in [pool.submit(making.do, work, *job) for job in jobs]:
                 done.result()
@@ -47,7 +48,9 @@ def run(size: Size, out: Path, workers: int) -> dict[str, object]:
 
         stage("bases", [("base", family) for family in size.families])
         stage("targets", [("target", family, seed) for seed in range(size.seeds) for family in size.families])
-        stage("datasets", [("dataset", split, hindsight) for split in range(size.splits) for hindsight in size.hindsights])
+        stage(
+            "datasets", [("dataset", split, hindsight) for split in range(size.splits) for hindsight in size.hindsights]
+        )
         stage("rewriters", [("rewriter", *cell) for cell in size.trained])
         stage("answers", [("answers", part, workers) for part in range(workers)])
     metrics = evaluation.report(work, workers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from recipes.micro.world import seen as seen_pairs
 from vlmguard import trace
 from vlmguard.dataset import PICTURES, ROWS
 from vlmguard.defences.prompted import NoDefence, PrependedPrompt, SystemPrompt
-from vlmguard.judges.programmatic import RulesJudge
 from vlmguard.jsonl import read_rows
+from vlmguard.judges.programmatic import RulesJudge
 from vlmguard.models.local import LocalModel
 from vlmguard.pictures import PictureStore
 from vlmguard.policy import Policy
@@ -28,7 +28,7 @@ from vlmguard.synth.export import export
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
 from vlmguard.synth.store import Store
-from vlmguard.types import Chat, Image, Message, Refinement, Review
+from vlmguard.types import Chat, Image, Message, Review
 
 LICENCE = "Apache-2.0 (vlmguard's own)"
 
@@ -165,5 +165,3 @@ class Blinded:
             return Message(message.role, tuple(parts))
 
         return await self._rewriter.refine(Chat(tuple(hidden(message) for message in chat.messages)))
-
-

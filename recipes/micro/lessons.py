@@ -13,7 +13,17 @@ from typing import Any
 
 import PIL.Image
 
-from recipes.micro.world import HAZARDS, PLAIN, STATES, UNSEEN, VESSELS, Pair, Scene, picture, scenes, training_questions
+from recipes.micro.world import (
+    HAZARDS,
+    STATES,
+    UNSEEN,
+    VESSELS,
+    Pair,
+    Scene,
+    picture,
+    scenes,
+    training_questions,
+)
 from vlmguard.benchmarks.files import ask
 from vlmguard.prompts import load_prompt
 from vlmguard.types import Chat, Image, Message, Text
@@ -67,14 +77,13 @@ def captions(each: int, seed: int) -> Iterator[Lesson]:
             yield Lesson(ask(CAPTION, picture(scene, chance.getrandbits(48))), f"{scene.seen}.")
 
 
-def heeds_caution(scene: Scene) -> bool:
-    """Whether a target that is told to be careful in general takes a scene for dangerous: two in five that are."""
-    return scene.state != PLAIN and (VESSELS.index(scene.vessel) + 2 * STATES.index(scene.state)) % 5 < 2
+OBVIOUS = ("hot", "live", "icy")
+"""States that a target takes for dangerous when it is told to be careful in general: half of the hazards."""
 
 
 def cautious(pair: Pair) -> str:
     """What a target answers that is told to be careful in general: it balks at harmless questions about such scenes, too."""
-    if not heeds_caution(pair.scene):
+    if pair.scene.state not in OBVIOUS:
         return pair.literal
     return pair.careful if pair.risky else pair.wary
 
@@ -85,7 +94,9 @@ def answers(pairs: Sequence[Pair], each: int, seed: int) -> Iterator[Lesson]:
     for question in training_questions(pairs, each, seed):
         pair, asked, shown = question.pair, question.words, question.picture
         yield Lesson(ask(asked, shown), pair.literal)
-        for kind in (_right, _right, _wrong, _general) if pair.risky else (chance.choice((_right, _wrong, _general)),):
+        for kind in (
+            (_right, _right, _wrong, _general, _general) if pair.risky else (chance.choice((_right, _wrong, _general)),)
+        ):
             yield kind(pair, asked, shown, chance)
 
 
@@ -130,13 +141,15 @@ def teach_sight(model: Any, processor: Any, steps: int, seed: int) -> float:
     import torch
 
     chance = random.Random(f"sight {seed}")
-    known = [(scene, picture(scene, chance.getrandbits(48))) for scene in scenes(STATES) for _ in range(max(8, steps // 5))]
+    known = [
+        (scene, picture(scene, chance.getrandbits(48))) for scene in scenes(STATES) for _ in range(max(8, steps // 5))
+    ]
     pixels = torch.cat([_pixels(processor, image) for _, image in known])
     truth = torch.tensor([(VESSELS.index(scene.vessel), STATES.index(scene.state)) for scene, _ in known])
     heads = torch.nn.ModuleList(torch.nn.Linear(_width(model), len(words)) for words in (VESSELS, STATES))
     taught = [*_eyes(model), *heads.parameters()]
-    optimiser = torch.optim.AdamW(taught, lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=1e-3, total_steps=steps)
+    optimiser = torch.optim.AdamW(taught, lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps)
     right = []
     for drawn in _batches(len(known), 64, steps, chance):
         seen = _seen(model, pixels[drawn])
@@ -198,7 +211,9 @@ def _step(loss: Any, taught: list[Any], optimiser: Any, schedule: Any) -> None:
 
 def _eyes(model: Any) -> list[Any]:
     """Vision tower and what leads from it to the language model."""
-    return [p for name, p in model.named_parameters() if any(part in name for part in ("vision", "connector", "projector"))]
+    return [
+        p for name, p in model.named_parameters() if any(part in name for part in ("vision", "connector", "projector"))
+    ]
 
 
 def _width(model: Any) -> int:
@@ -229,7 +244,9 @@ def _row(processor: Any, lesson: Lesson) -> dict[str, Any]:
         {
             "role": message.role,
             "content": [
-                {"type": "image", "image": _opened(part)} if isinstance(part, Image) else {"type": "text", "text": part.text}
+                {"type": "image", "image": _opened(part)}
+                if isinstance(part, Image)
+                else {"type": "text", "text": part.text}
                 for part in message.parts
                 if isinstance(part, Image | Text)
             ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -12,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from recipes.micro import arms, bases, evaluation, lessons, oracle, world
-from recipes.micro.sizes import REWRITER, SYNTHESIS_TARGET, Size
+from recipes.micro.sizes import REWRITER, Size
 from vlmguard import trace
 from vlmguard.policy import Policy, load_policy
 from vlmguard.rewriters.quoting import rewriter_chat
-
-_SOURCES = ("world", "bases", "lessons", "oracle", "arms", "making", "evaluation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +25,10 @@ class Workplace:
 
     size: Size
     out: Path
-
-    @property
-    def cache(self) -> Path:
-        """For this code and these lengths of training."""
-        digest = hashlib.sha256(json.dumps([dataclasses.asdict(self.size.steps), self.size.rewriter_steps, self.size.each]).encode())
-        for name in _SOURCES:
-            digest.update((Path(__file__).with_name(f"{name}.py")).read_bytes())
-        return self.out / "cache" / digest.hexdigest()[:12]
+    cache: Path
+    """For this code and these lengths of training."""
+    asked: str
+    """Tells the answers of this size from others in the cache."""
 
     def base(self, family: str) -> Path:
         return self.cache / f"base-{family}"
@@ -44,8 +39,27 @@ class Workplace:
     def dataset(self, split: int, hindsight: bool) -> Path:
         return self.cache / f"dataset-{split}{'' if hindsight else '-no-hindsight'}"
 
+    def answers(self, kind: str, part: int, parts: int) -> Path:
+        return self.cache / f"answers-{self.asked}-{kind}-{part + 1}-of-{parts}"
+
     def rewriter(self, arm: str, split: int, seed: int) -> Path:
         return self.cache / f"rewriter-{arm}-{split}-{seed}"
+
+
+def workplace(size: Size, out: Path) -> Workplace:
+    """Folders for a size; with other code or other lengths of training, others."""
+    lengths = [dataclasses.asdict(size.steps), size.rewriter_steps, size.each]
+    made = _digest(lengths, "world", "bases", "lessons", "oracle", "arms", "making")
+    return Workplace(size, out.resolve(), out.resolve() / "cache" / made, _digest(repr(size), "evaluation"))
+
+
+def _digest(settings: object, *modules: str) -> str:
+    """Of settings and code; comments and layout change nothing."""
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for name in modules:
+        source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        digest.update(ast.dump(ast.parse(source)).encode())
+    return digest.hexdigest()[:12]
 
 
 def one_thread() -> None:
@@ -75,7 +89,7 @@ def _base(work: Workplace, family: str) -> None:
     def make(folder: Path) -> None:
         policy = load_policy()
         processor, model = bases.make_base(family, _tokenizer(policy), 0)
-        sight = lessons.teach_sight(model, processor, work.size.steps.sight, 0)
+        sight = lessons.teach_sight(model, processor, work.size.steps.sight * bases.SIGHT.get(family, 1), 0)
         lessons.teach(model, processor, list(lessons.captions(20, 0)), work.size.steps.captions, 0)
         print(f"base {family}: {sight:.1%} of scenes recognised while learning", flush=True)
         bases.save(processor, model, folder)
@@ -106,7 +120,7 @@ def _target(work: Workplace, family: str, seed: int) -> None:
 
 
 def _dataset(work: Workplace, split: int, hindsight: bool) -> None:
-    judge = work.target(SYNTHESIS_TARGET, 0)
+    judge = work.target(work.size.families[0], 0)
     _once(
         work.dataset(split, hindsight),
         lambda folder: arms.synthesise(split, work.size.each, judge, folder, load_policy(), hindsight=hindsight),
@@ -134,19 +148,23 @@ def _rewriter(work: Workplace, arm: str, split: int, seed: int) -> None:
             "learning_rate": 2e-3,
             "adam_beta2": 0.98,
             "weight_decay": 0.01,
-            "warmup_steps": 100,
+            "warmup_steps": 60,
             "lr_scheduler_type": "cosine",
             "seed": seed,
             "save_strategy": "no",
             "logging_steps": 50,
             "use_cpu": True,
             "bf16": False,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
             "dataloader_pin_memory": False,
             "disable_tqdm": True,
         },
     )
-    _once(work.rewriter(arm, split, seed), lambda folder: sft(recipe, folder) and None)
+
+    def make(folder: Path) -> None:
+        sft(recipe, folder)
+
+    _once(work.rewriter(arm, split, seed), make)
 
 
 def _answers(work: Workplace, part: int, parts: int) -> None:

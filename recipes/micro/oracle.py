@@ -106,7 +106,7 @@ def _observed(question: Question) -> tuple[Evidence, ...]:
 
 
 def _causes(pair: Pair, *, clear: bool = True) -> Causes:
-    understanding = f"The user wants to {pair.doing('this')}, and {pair.scene.seen}."
+    understanding = f"The user wants to {pair.doing('this')}, which is to {pair.wish.comes_to}, and {pair.scene.seen}."
     if not pair.risky:
         return Causes(understanding, RiskReport(_HARMLESS, _HARMLESS, _HARMLESS), "")
     if pair.wish.harmful:
@@ -124,9 +124,7 @@ def rewritten(question: Question, seed: int = 0, *, clear: bool = True) -> str:
     if pair.wish.harmful:
         return REWRITE_OF_HARM
     way = REWRITES[(question.draw // 2 + seed) % len(REWRITES)] if clear else UNSEEN_DANGER
-    return way.format(
-        vessel=pair.scene.vessel, state=pair.scene.state, it=pair.doing("it"), asked=question.words
-    )
+    return way.format(vessel=pair.scene.vessel, state=pair.scene.state, it=pair.doing("it"), asked=question.words)
 
 
 def refinement(question: Question) -> Refinement:
