@@ -49,6 +49,7 @@ bench: $(STAMP)  ## quality and speed; DATA=folder adds the development data
 	$(if $(DATA),$(BIN)/python benchmarks/tiers.py --data $(DATA))
 	$(BIN)/python benchmarks/synth.py
 	$(BIN)/python benchmarks/evaluate.py
+	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.audit
 	$(BIN)/python -m benchmarks.console

@@ -42,8 +42,8 @@ synth)
     "$bin/vlmguard" synth trl recipes/paper.yaml --out "$out/data"
     ;;
 train)
-    echo "There is no \`vlmguard train\` yet. $out/data/trl holds the training rows; TRL's SFTTrainer takes them as they are." >&2
-    exit 1
+    "$bin/vlmguard" train sft recipes/train/qwen2-vl-7b.yaml --dataset "$out/data" --out "$out/rewriter" || [ $? = 3 ] # 3: some rows do not fit
+    "$bin/vlmguard" train merge "$out/rewriter" --out "$out/rewriter-merged" # prints the vLLM command that serves it at $REWRITER
     ;;
 eval)
     # MLLM-Protector and ETA get the judge in the place of their own trained parts: their rows carry a *, and are not the paper's.

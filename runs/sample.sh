@@ -15,7 +15,8 @@ echo "== data → synth (scripted teacher, target and judge): about 5 s"
 
 echo "== train"
 rewriter="scripted:$sample/rewriter.jsonl"
-echo "There is no \`vlmguard train\` yet: the scripted rewriter of $sample stands in for a trained one, and metrics.json says so."
+echo "Left out: the wheel brings no base VLM, and a real one needs a GPU. The scripted rewriter of $sample stands in for a trained one, and"
+echo "metrics.json says so. With a base: vlmguard train sft recipes/train/qwen2-vl-7b.yaml --dataset $out/data --base MODEL --out RUN"
 
 echo "== eval: about 20 s"
 code=0

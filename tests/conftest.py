@@ -80,3 +80,14 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
         if not (folder / "adapter").exists():
             subprocess.run([sys.executable, "-m", "tests.tiny_llava", str(folder)], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_families(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder with an untrained model of each of ``tiny_families.FAMILIES``, built once for all workers of a run."""
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    folder = shared / "tiny_families"
+    with FileLock(shared / "tiny_families.lock"):
+        if not folder.exists():
+            subprocess.run([sys.executable, "-m", "tests.tiny_families", str(folder)], check=True, capture_output=True)
+    return folder

@@ -12,6 +12,7 @@
     │   └── CutOffError       an answer that reached the most tokens before its end
     ├── RewriteError          a refined prompt that breaks a check and is therefore not sent
     ├── GuardError            the guard could not judge; the caller decides what a failure means
+    ├── TrainError            a training run that could not go on; what was saved before is kept
     ├── SignatureError        a receipt that its signature does not prove
     ├── AuditError            a decision that could not be kept, or an audit database that cannot be used
     └── MissingExtraError     a part that is not installed, and the command that installs it
@@ -79,6 +80,10 @@ class RewriteError(VlmguardError):
 
 class GuardError(VlmguardError):
     """The guard could not judge a chat. Nothing was let through: the caller decides what happens now."""
+
+
+class TrainError(VlmguardError):
+    """A training run that could not go on. Whole checkpoints from before are kept, and nothing half-written."""
 
 
 class SignatureError(VlmguardError):

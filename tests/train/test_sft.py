@@ -1,15 +1,26 @@
-"""``vlmguard train sft`` on a tiny LLaVA, from a recipe to a rewriter that serves."""
+"""``vlmguard train sft`` on a tiny LLaVA: from a recipe to a rewriter that serves, and everything that can be wrong on the way."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.tiny_llava import PAIR, PAIR_PROMPT, picture
-from tests.train.world import write_dataset
+from tests.tiny_llava import FORWARD, PAIR, PAIR_PROMPT, picture
+from tests.train.worker import LORA, TRL, recipe
+from tests.train.world import ROWS, write_dataset
 from vlmguard import Guard, chat, load_policy
+from vlmguard.cli.main import main
+from vlmguard.errors import InputError, ModelError, TrainError
+from vlmguard.jsonl import read_rows
+from vlmguard.models.local import LocalModel
 from vlmguard.models.spec import ModelSettings
 from vlmguard.rewriters.select import make_rewriter
 from vlmguard.train.recipe import Recipe
@@ -20,20 +31,232 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers.*"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-LORA = {"r": 8, "lora_alpha": 16, "target_modules": r".*language_model.*\.(q_proj|v_proj|up_proj|down_proj)"}
-TRL = {
-    "max_steps": 3, "per_device_train_batch_size": 5, "learning_rate": 1e-3, "use_cpu": True, "bf16": False,
-    "gradient_checkpointing": False, "logging_steps": 1, "save_strategy": "no",
-}  # fmt: skip
+SHORT = TRL | {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no"}
 
 
-async def test_a_run_serves_at_once(tiny_llava: Path, tmp_path: Path) -> None:
-    recipe = Recipe(str(tiny_llava / "base"), str(write_dataset(tmp_path / "data")), lora=LORA, trl=TRL)
-    run = sft(recipe, tmp_path / "run")
-    assert run.steps == 3
-    assert json.loads((tmp_path / "run/run.json").read_text())["base"] == str(tiny_llava / "base")
-    rewriter = make_rewriter(f"local:{tmp_path / 'run'}", load_policy(), settings=ModelSettings(deadline=120))
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"), validation=2)
+
+
+@pytest.fixture
+def base(tiny_llava: Path) -> str:
+    return str(tiny_llava / "base")
+
+
+def work(base: str, data: Path, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.train.worker", base, str(data), str(out)]
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=400, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_llava: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = work(str(tiny_llava / "base"), data, out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def curve(run: Path) -> list[tuple[int, Any, Any]]:
+    return [
+        (row["step"], row.get("loss"), row.get("eval_loss"))
+        for row in read_rows(run / "metrics.jsonl")
+        if "train_loss" not in row
+    ]
+
+
+async def test_a_run_serves_at_once(whole: Path) -> None:
+    rewriter = make_rewriter(f"local:{whole}", load_policy(), settings=ModelSettings(deadline=120))
     guarded = await Guard(rewriter).refine(chat(PAIR, [picture("red")]))
     assert guarded.outcome is Outcome.REWRITE
     assert guarded.chat is not None
     assert guarded.chat.prompt == PAIR_PROMPT
+
+
+def test_what_a_run_leaves_behind(whole: Path) -> None:
+    state = json.loads((whole / "run.json").read_text())
+    assert (state["state"], state["steps"], state["error_rows"]) == ("finished", 8, 0)
+    assert state["held_out"]["valid"]["n"] == 2
+    assert set(state["versions"]) >= {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+    card = (whole / "README.md").read_text()
+    for part in (state["dataset_fingerprint"], "vllm serve", "--chat-template", f"local:{whole}", "95 % interval"):
+        assert part in card
+    assert all((whole / name).stat().st_size > 1000 for name in ("loss.png", "held_out.png", "lengths.png"))
+    assert any((whole / "tensorboard").iterdir())
+    assert {row["step"] for row in read_rows(whole / "samples.jsonl")} == {4, 8}
+    assert sorted(folder.name for folder in (whole / "checkpoints").iterdir()) == ["checkpoint-6", "checkpoint-8"]
+    assert (whole / "model/chat_template.jinja").exists()
+    assert not list((whole / "model").glob("*.bin"))
+
+
+def test_a_killed_run_goes_on_with_the_same_curve(whole: Path, base: str, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    killed = work(base, data, out, KILL_AT="5")
+    assert killed.returncode == -signal.SIGKILL
+    assert [row[0] for row in curve(out)][-1] >= 4
+    half = out / "checkpoints/.staged/checkpoint-9"  # as a kill within a checkpoint leaves it
+    half.mkdir(parents=True)
+    (half / "trainer_state.json").write_text("{")
+    with pytest.raises(ModelError, match="not finished"):
+        LocalModel(str(out))
+    again = work(base, data, out)
+    assert again.returncode == 0, again.stderr
+    assert "goes on from step 3" in again.stderr
+    assert curve(out) == curve(whole)
+    assert not half.exists()
+    assert (out / "model/adapter_model.safetensors").read_bytes() == (
+        whole / "model/adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(base: str, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = work(base, data, out, FILE_LIMIT="30000")
+    assert done.returncode == 1
+    assert "TrainError: the checkpoint at step 3 could not be written" in done.stderr
+    assert "Free space" in done.stderr
+    assert list((out / "checkpoints").iterdir()) == []
+    assert not (out / "model").exists()
+
+
+def test_finished_runs_and_other_recipes_are_not_mixed(whole: Path, base: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="finished run"):
+        sft(recipe(base, str(data)), whole)
+    other = tmp_path / "run"
+    shutil.copytree(whole, other)
+    state = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps(state | {"state": "running"}))
+    with pytest.raises(InputError, match=r"\(the recipe changed\)"):
+        sft(recipe(base, str(data), learning_rate=1e-4), other)
+
+
+def test_the_command_trains_whole_weights_and_counts_error_rows(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = FORWARD.format("absent")
+    rows = (*ROWS[1:3], ("Hm?", None, trace.replace("something", "<image>"), True), ("Long " * 300, None, trace, True))
+    write_dataset(tmp_path / "data", rows=rows)
+    text = {
+        "base": base,
+        "dataset": "data",
+        "longest_row": 400,
+        "held_out": 0,
+        "needs": {"memory": "1 GB"},
+        "trl": SHORT,
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(text))
+    assert main(["train", "sft", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]) == 3
+    told = capsys.readouterr()
+    assert "memory, an estimate: 1 GB" in told.err
+    assert "2 rows, " in told.err
+    assert "2 error rows are left out" in told.err
+    reasons = {row["id"]: row["reason"] for row in read_rows(tmp_path / "run/error_rows.jsonl")}
+    assert "holds <image>" in reasons["train-2"]
+    assert "tokens, and 400 fit" in reasons["train-3"]
+    assert LocalModel(str(tmp_path / "run"), device="cpu").fingerprint
+    assert main(["train", "merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")]) == 2
+    assert "whole weights, which need no merging" in capsys.readouterr().err
+
+
+def test_an_early_stop_keeps_the_best(base: str, data: Path, tmp_path: Path) -> None:
+    settings = TRL | {
+        "max_steps": 30, "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "eval_decisions",
+        "load_best_model_at_end": True, "save_total_limit": 1,
+    }  # fmt: skip
+    run = sft(
+        Recipe(base, str(data), lora=LORA, trl=settings, held_out=2, early_stop=2),
+        tmp_path / "run",
+        tell=lambda line: None,
+    )
+    assert run.steps == 3  # the first evaluation is perfect, and two more are not better
+    assert run.held_out["decisions"] == 1.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bad input
+
+
+def test_a_loss_that_is_no_number_ends_the_run(base: str, data: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import TrainerCallback
+
+    class Spoils(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            if state.global_step == 1:
+                with torch.no_grad():
+                    next(parameter for parameter in model.parameters() if parameter.requires_grad).fill_(float("nan"))
+
+    settings = SHORT | {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    with pytest.raises(TrainError, match=r"the loss is nan at step 2.*learning_rate"):
+        sft(
+            Recipe(base, str(data), lora=LORA, trl=settings),
+            tmp_path / "run",
+            callbacks=[Spoils()],
+            tell=lambda line: None,
+        )
+    assert [folder.name for folder in (tmp_path / "run/checkpoints").iterdir()] == ["checkpoint-1"]
+
+
+def test_no_memory_says_which_knobs(base: str, data: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import TrainerCallback
+
+    class Greedy(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            torch.empty(2**55)
+
+    with pytest.raises(TrainError, match=r"no memory is left.*per_device_train_batch_size \(now 2"):
+        sft(
+            Recipe(base, str(data), lora=LORA, trl=SHORT),
+            tmp_path / "run",
+            callbacks=[Greedy()],
+            tell=lambda line: None,
+        )
+
+
+def test_missing_pictures_end_it_before_anything_is_trained(base: str, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    next((data / "pictures").rglob("*.png")).unlink()
+    with pytest.raises(InputError, match=r"broken in 1 of 5 rows: train-.*is gone"):
+        sft(Recipe(base, str(data), lora=LORA, trl=SHORT), tmp_path / "run", tell=lambda line: None)
+
+
+def test_a_base_without_a_chat_template(base: str, data: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(base, bare)
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match="has no chat template"):
+        sft(Recipe(str(bare), str(data), trl=SHORT), tmp_path / "run", tell=lambda line: None)
+    shutil.copy(Path(base) / "chat_template.jinja", tmp_path / "ours.jinja")
+    (tmp_path / "ours.jinja").write_text((tmp_path / "ours.jinja").read_text().replace("<|end|>", "<pad>"))
+    settings = SHORT | {"chat_template_path": str(tmp_path / "ours.jinja")}
+    with pytest.raises(InputError, match="would never stop"):
+        sft(Recipe(str(bare), str(data), trl=settings), tmp_path / "run", tell=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"lora": {"target_modules": ["nothing_like_it"]}}, "matches no layer.*language_model"),
+        ({"lora": {"target_modules": ["q_proj"]}}, "outside of language: model.vision_tower"),
+        ({"lora": {"target_modules": "all-linear"}}, "takes the vision tower"),
+        ({"lora": {"r": 8}}, "target_modules is missing"),
+        ({"lora": {"rang": 8}}, "knows no 'rang'"),
+        ({"trl": SHORT | {"max_length": 512}}, "set longest_row"),
+        ({"trl": SHORT | {"learning_rat": 1}}, "did you mean learning_rate"),
+        ({"trl": SHORT | {"eval_strategy": "often"}}, "refuses these settings"),
+        ({"early_stop": 2}, "early_stop needs"),
+        ({"fingerprint": "0" * 64}, "another dataset than the recipe names"),
+        ({"dataset": "/nowhere"}, "holds no dataset"),
+        ({"base": "/nowhere"}, "cannot be loaded"),
+        ({"longest_row": 20}, "none of 5 rows can be trained on, the first since it has"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work(changes: dict[str, Any], error: str, base: str, data: Path, tmp_path: Path) -> None:
+    settings = {"base": base, "dataset": str(data), "trl": SHORT, "lora": LORA} | changes
+    with pytest.raises(InputError, match=error):
+        sft(Recipe(**settings), tmp_path / "run", tell=lambda line: None)
+    assert not (tmp_path / "run/model").exists()

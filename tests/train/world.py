@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.tiny_llava import FORWARD, GREETING, HARMFUL, HARMLESS, PAIR, PAIR_TRACE, TEXT_TRACE, picture
 from vlmguard import chat
-from vlmguard.images import read_image
 from vlmguard.pictures import PictureStore
+from vlmguard.types import Chat, Image, Text
 
 ROWS = (
     (PAIR, "red", PAIR_TRACE, False),
@@ -28,9 +28,12 @@ def write_dataset(folder: Path, *, validation: int = 0, rows: Any = ROWS) -> Pat
     with (folder / "data.jsonl").open("w") as out:
         for split, chosen in (("train", rows), ("validation", rows[:validation])):
             for number, (prompt, colour, trace, benign) in enumerate(chosen):
-                images = [read_image(picture(colour), f"{colour}.png")] if colour else []
-                parts: list[dict[str, str]] = [{"image": pictures.put(image)} for image in images]
-                messages = [{"role": "user", "parts": [*parts, {"text": prompt}]}]
+                parts = [
+                    {"text": part.text} if isinstance(part, Text) else {"image": pictures.put(part)}
+                    for part in asked(prompt, colour).messages[0].parts
+                    if isinstance(part, Text | Image)
+                ]
+                messages = [{"role": "user", "parts": parts}]
                 row = {
                     "id": f"{split}-{number}",
                     "messages": messages,
@@ -42,6 +45,6 @@ def write_dataset(folder: Path, *, validation: int = 0, rows: Any = ROWS) -> Pat
     return folder
 
 
-def asked(prompt: str, colour: str | None) -> Any:
+def asked(prompt: str, colour: str | None) -> Chat:
     """The chat of a row."""
     return chat(prompt, [picture(colour)] if colour else [])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 HELP = "train a rewriter: supervised, on a dataset of vlmguard synth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``train sft``."""
+    """``train sft | merge``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     help = "a base VLM and a dataset become a rewriter; a run that was stopped goes on where it was"
     action = actions.add_parser("sft", help=help, description=help)
@@ -17,12 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
     action.add_argument("--base", metavar="MODEL", help="folder or hub id, in place of the recipe's")
     action.add_argument("--dataset", type=Path, metavar="FOLDER", help="in place of the recipe's")
+    help = "an adapter and its base become whole weights, for any server"
+    action = actions.add_parser("merge", help=help, description=help)
+    action.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of an adapter")
+    action.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the merged model")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code: 0 done, 3 done with rows left out. Raises ``InputError``, ``MissingExtraError``, ``TrainError``."""
-    from dataclasses import replace
+    return {"sft": _sft, "merge": _merge}[arguments.action](arguments)
 
+
+def _sft(arguments: argparse.Namespace) -> int:
     from vlmguard.train.recipe import load_recipe
     from vlmguard.train.sft import sft
 
@@ -32,6 +40,24 @@ def run(arguments: argparse.Namespace) -> int:
         recipe = replace(recipe, base=str(place.resolve()) if place.is_dir() else arguments.base)
     if arguments.dataset:
         recipe = replace(recipe, dataset=str(arguments.dataset.resolve()))
-    done = sft(recipe, arguments.out.resolve())
-    print(f"{done.steps} steps, loss {done.loss:.4f}: vlmguard refine --rewriter local:{arguments.out}")
+    done = sft(recipe, arguments.out.resolve(), tell=_tell)
+    held_out = "".join(f", {name} {value:.1%}" for name, value in done.held_out.items())
+    print(f"{done.steps} steps, loss {done.loss:.4f}{held_out}")
+    print(f"The card: {arguments.out / 'README.md'}\nTo use it: vlmguard refine … --rewriter local:{arguments.out}")
     return 3 if done.error_rows else 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from vlmguard.train.card import vllm_command
+    from vlmguard.train.merge import merge
+
+    place = merge(arguments.run.resolve(), arguments.out.resolve())
+    print(place)
+    print("\n".join(vllm_command(str(place))))
+    return 0
+
+
+def _tell(line: str) -> None:
+    from vlmguard.cli.panel import printable
+
+    print(printable(line), file=sys.stderr)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -131,11 +131,8 @@ class LocalModel:
         return length, len(tokens), text, len(tokens) >= sampling.max_tokens and not ended
 
     def _inputs(self, chat: Chat) -> Any:
-        messages = [_message(message) for message in chat.messages]
         try:
-            return self._processor.apply_chat_template(
-                messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-            ).to(self._device)
+            return model_inputs(self._processor, [chat]).to(self._device)
         except ChatError:
             raise
         except Exception as error:
@@ -187,6 +184,19 @@ class _Run:
         import torch
 
         return torch.full((ids.shape[0],), self.stop.is_set(), dtype=torch.bool, device=ids.device)
+
+
+def model_inputs(processor: Any, chats: Sequence[Chat]) -> Any:
+    """What a model is fed to answer each of some chats: tensors of (chats, tokens), padded at the left. Raises ``ChatError``."""
+    several = {"processor_kwargs": {"padding": True, "padding_side": "left"}} if len(chats) > 1 else {}
+    return processor.apply_chat_template(
+        [[_message(message) for message in chat.messages] for chat in chats],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+        **several,
+    )
 
 
 def resolve(where: str, adapter: str | None) -> tuple[str, str | None]:

@@ -81,14 +81,9 @@ class Rows:
             form: dict[str, Any] = json.loads(file.readline())
         return form
 
-    def only(self, kept: Sequence[int]) -> Rows:
+    def only(self, kept: Sequence[int] | npt.NDArray[np.int64]) -> Rows:
         """Some of the rows."""
         return Rows(self._file.parent, self._policy, self._places[np.asarray(kept, dtype=np.int64)])
-
-    def example(self, index: int) -> dict[str, Any]:
-        """A row as TRL takes it: ``prompt``, ``completion`` and ``images``, decoded."""
-        row = self[index]
-        return conversation(row.asked, row.said) | {"images": [shown(image) for image in row.asked.images]}
 
     def lazy(self) -> Any:
         """A ``datasets.Dataset`` that builds its rows when they are asked for. Raises ``MissingExtraError``."""
@@ -98,10 +93,15 @@ class Rows:
             raise MissingExtraError("training", "train") from error
 
         def build(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-            examples = [self.example(index) for index in batch["row"]]
-            return {key: [example[key] for example in examples] for key in ("prompt", "completion", "images")}
+            examples = [example(self[index]) for index in batch["row"]]
+            return {key: [made[key] for made in examples] for key in ("prompt", "completion", "images")}
 
         return Dataset.from_dict({"row": range(len(self))}).with_transform(build)
+
+
+def example(row: Row) -> dict[str, Any]:
+    """A row as TRL takes it: ``prompt``, ``completion`` and ``images``, decoded. TRL writes into it, so it is made anew each time."""
+    return conversation(row.asked, row.said) | {"images": [shown(image) for image in row.asked.images]}
 
 
 def open_rows(folder: Path, policy: Policy) -> dict[str, Rows]:

@@ -1,39 +1,38 @@
 """Supervised training of a rewriter, from a recipe to a folder that ``local:RUN`` serves: ``vlmguard train sft RECIPE --out RUN``.
 
-TRL's ``SFTTrainer`` trains on the completion only; it is given rows that are never cut.
+Everything that can be wrong is looked for before anything is trained: the base model, what of it is trained, every row.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from vlmguard.dataset import fingerprint
 from vlmguard.errors import InputError, MissingExtraError
-from vlmguard.policy import load_policy
+from vlmguard.policy import Policy, load_policy
+from vlmguard.train.base import check_lora, ends_of, freeze_others, load_model, load_processor, longest
+from vlmguard.train.held_out import held_out
+from vlmguard.train.measure import Lengths, Probe, measure, read_lengths, write_lengths
 from vlmguard.train.recipe import Recipe
-from vlmguard.train.rows import open_rows
-from vlmguard.train.run import MODEL, STATE, Run, versions, whole_folder, write_json
+from vlmguard.train.rows import Rows, open_rows
+from vlmguard.train.run import CHECKPOINTS, ERROR_ROWS, LENGTHS, Run, alone
+from vlmguard.train.settings import settings_of, without_foreign_warnings
+from vlmguard.train.stage import Stage, Tell, to_stderr
 
-OURS: dict[str, Any] = {
-    "max_length": None,  # TRL would cut rows, image tokens among them
-    "remove_unused_columns": False,  # rows are built when they are asked for: their columns are not known before
-    "report_to": "none",
-    "completion_only_loss": True,
+FIXED: dict[str, tuple[Any, str]] = {
+    "max_length": (None, "TRL would cut rows, and image tokens among them; set longest_row"),
+    "remove_unused_columns": (False, "rows are built when they are asked for"),
+    "completion_only_loss": (True, "a rewriter learns what it says and not what it is asked"),
+    "disable_tqdm": (True, "the progress bar is ours"),
 }
-"""What no recipe may set otherwise."""
+"""What no recipe may set otherwise, and why. The folder of the checkpoints is added to it."""
 
 
-def sft(
-    recipe: Recipe,
-    out: Path,
-    *,
-    callbacks: Sequence[Any] = (),
-    tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
-) -> Run:
-    """Trains, or goes on where a run in ``out`` was stopped.
+def sft(recipe: Recipe, out: Path, *, callbacks: Sequence[Any] = (), tell: Tell = to_stderr) -> Run:
+    """Trains, or goes on where the run in ``out`` was stopped.
 
     Args:
         recipe: what to train on what.
@@ -42,40 +41,111 @@ def sft(
         tell: takes lines for people.
 
     Raises:
-        InputError: recipe, dataset or base model cannot be used.
+        InputError: recipe, dataset or base model cannot be used, or ``out`` holds another run.
         MissingExtraError: the extra ``train`` is not installed.
-        TrainError: the run could not go on.
+        TrainError: the run could not go on: no memory, no disk, losses that are no numbers.
     """
     try:
-        from peft import LoraConfig
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-        from trl import SFTConfig, SFTTrainer
+        import peft  # noqa: F401
+        import trl  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
+    with without_foreign_warnings():
+        return _sft(recipe, out, callbacks, tell)
+
+
+def _sft(recipe: Recipe, out: Path, callbacks: Sequence[Any], tell: Tell) -> Run:
+    import trl
+
+    trl_settings = dict(recipe.trl)
+    init = trl_settings.pop("model_init_kwargs", None) or {}
+    fixed = FIXED | {"output_dir": (str(out / CHECKPOINTS), "it lies in the folder of the run (--out)")}
+    config = settings_of(trl.SFTConfig, "trl", {"report_to": "none", **trl_settings}, fixed)
     policy = load_policy(recipe.folder / recipe.policy if recipe.policy else None)
-    found = fingerprint(recipe.dataset_folder)
     rows = open_rows(recipe.dataset_folder, policy)
-    out.mkdir(parents=True, exist_ok=True)
-    settings = dict(recipe.trl)
-    for key in OURS:
-        if key in settings:
-            raise InputError(f"trl.{key} is not for a recipe to set")
-    init = settings.pop("model_init_kwargs", None) or {}
-    config = SFTConfig(output_dir=str(out / "checkpoints"), **settings, **OURS)
-    processor = AutoProcessor.from_pretrained(recipe.base_place)
-    model = AutoModelForImageTextToText.from_pretrained(recipe.base_place, **init)
-    trainer = SFTTrainer(
-        model,
-        config,
-        train_dataset=rows["train"].lazy(),
-        processing_class=processor,
-        peft_config=LoraConfig(**recipe.lora) if recipe.lora else None,
-        callbacks=list(callbacks),
-    )
-    result = trainer.train()
-    with whole_folder(out / MODEL) as folder:
-        trainer.save_model(str(folder))
-    write_json(
-        out / STATE, {"base": recipe.base_place, "dataset": found, "versions": versions(), "policy": policy.hash}
-    )
-    return Run(out, out / MODEL, int(result.global_step), float(result.training_loss), 0)
+    _check_plan(recipe, config, rows)
+    stage = Stage(recipe, out, tell)
+    with alone(out) if stage.main else nullcontext():
+        return _run(stage, policy, rows, config, init, callbacks)
+
+
+def _check_plan(recipe: Recipe, config: Any, rows: dict[str, Rows]) -> None:
+    """What can be told without loading anything. Raises ``InputError``."""
+    if not len(rows["train"]):
+        raise InputError(f"{recipe.dataset_folder} has no training rows")
+    found = fingerprint(recipe.dataset_folder)
+    if recipe.fingerprint and recipe.fingerprint != found:
+        raise InputError(
+            f"{recipe.dataset_folder} is another dataset than the recipe names: its fingerprint is {found}, not"
+            f" {recipe.fingerprint}"
+        )
+    evaluates = str(config.eval_strategy.value) != "no"
+    if evaluates and not len(rows["validation"]):
+        raise InputError(
+            f"trl.eval_strategy asks for evaluations, and {recipe.dataset_folder} has no validation rows: give the synth recipe"
+            " a share (validation: 0.05), or set eval_strategy: no"
+        )
+    if recipe.early_stop and not (evaluates and config.metric_for_best_model):
+        raise InputError("early_stop needs trl.eval_strategy and trl.metric_for_best_model, such as eval_decisions")
+
+
+def _run(
+    stage: Stage, policy: Policy, rows: dict[str, Rows], config: Any, init: dict[str, Any], callbacks: Sequence[Any]
+) -> Run:
+    recipe = stage.recipe
+    processor = load_processor(recipe, config.chat_template_path)
+    stage.begin("sft", policy)
+    trainer = _trainer(recipe, config, load_model(recipe, init), processor, rows, callbacks)
+    lengths = _lengths(stage, trainer, rows["train"])
+    trainer.train_dataset = rows["train"].only(lengths.kept).lazy()
+    validation = held_out(
+        rows["validation"], processor, most=recipe.held_out, longest_trace=lengths.most_said,
+        at_once=config.per_device_eval_batch_size,
+    )  # fmt: skip
+    if validation is not None:
+        trainer.held_out, trainer.eval_dataset = validation, validation.rows.lazy()
+    done = stage.train(trainer)
+    return stage.finish(trainer, done, error_rows=len(lengths.errors), tokens=lengths.tokens)
+
+
+def _trainer(
+    recipe: Recipe, config: Any, model: Any, processor: Any, rows: dict[str, Rows], callbacks: Sequence[Any]
+) -> Any:
+    """Raises ``InputError`` when adapter or settings do not fit the model."""
+    from peft import LoraConfig
+    from transformers import EarlyStoppingCallback
+
+    from vlmguard.train.trainer import RewriterTrainer
+
+    adapter = settings_of(LoraConfig, "lora", recipe.lora, {}) if recipe.lora else None
+    if adapter is None:
+        freeze_others(model, recipe)
+    else:
+        check_lora(model, adapter, recipe)
+    stop = [EarlyStoppingCallback(recipe.early_stop)] if recipe.early_stop else []
+    try:
+        return RewriterTrainer(
+            model,
+            config,
+            train_dataset=rows["train"].lazy(),
+            eval_dataset=rows["validation"].lazy() if len(rows["validation"]) else None,
+            processing_class=processor,
+            peft_config=adapter,
+            callbacks=[*stop, *callbacks],
+        )
+    except ValueError as error:
+        raise InputError(f"TRL cannot train {recipe.base} with these settings: {error}") from error
+
+
+def _lengths(stage: Stage, trainer: Any, rows: Rows) -> Lengths:
+    """Every row put through the trainer's collator; told, and kept for when the run goes on. Raises ``InputError``."""
+    numbers, errors = stage.out / LENGTHS, stage.out / ERROR_ROWS
+    if stage.main and not numbers.exists():
+        limit = stage.recipe.longest_row or longest(trainer.model)
+        probe = Probe(rows, trainer.data_collator, trainer.processing_class, limit, ends_of(trainer.model))
+        write_lengths(measure(probe, workers=trainer.args.dataloader_num_workers), numbers, errors)
+    trainer.accelerator.wait_for_everyone()
+    lengths = read_lengths(numbers, errors)
+    for line in lengths.lines():
+        stage.tell(line)
+    return lengths

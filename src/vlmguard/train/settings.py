@@ -1,0 +1,54 @@
+"""Settings of TRL and PEFT: passed on as they are, with an error for people where a library does not know or take one."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from vlmguard.errors import InputError
+
+T = TypeVar("T")
+_NOT_OURS = (
+    # TRL sets and reads these by their old names
+    ("`(gradient_checkpointing|is_gradient_checkpointing)\\w*` is deprecated", FutureWarning),
+)
+"""Warnings of one library about another's use of it: message and kind. Nobody who runs this can do anything about them."""
+
+
+@contextmanager
+def without_foreign_warnings() -> Iterator[None]:
+    """Silences ``_NOT_OURS`` and nothing else."""
+    with warnings.catch_warnings():
+        for message, kind in _NOT_OURS:
+            warnings.filterwarnings("ignore", message, kind)
+        yield
+
+
+def settings_of(kind: type[T], name: str, given: Mapping[str, Any], fixed: Mapping[str, tuple[Any, str]]) -> T:
+    """The configuration of a library.
+
+    Args:
+        kind: its dataclass.
+        name: of the recipe's table.
+        given: what the recipe says.
+        fixed: setting → its value and why no recipe may set it.
+
+    Raises:
+        InputError: an unknown setting, one that is fixed, or a value that the library refuses.
+    """
+    assert dataclasses.is_dataclass(kind)
+    known = [item.name for item in dataclasses.fields(kind) if item.init]
+    for key in given:
+        if key in fixed:
+            raise InputError(f"{name}.{key} is not for a recipe to set: {fixed[key][1]}")
+        if key not in known:
+            near = " or ".join(get_close_matches(key, known, 3))
+            raise InputError(f"{name}: {kind.__name__} knows no {key!r}{f'; did you mean {near}?' if near else ''}")
+    try:
+        return kind(**given, **{key: value for key, (value, _) in fixed.items()})
+    except (TypeError, ValueError, ImportError) as error:
+        raise InputError(f"{name}: {kind.__name__} refuses these settings: {error}") from error
