@@ -3,6 +3,8 @@
 1. Rate against a teacher with one second of latency, 256 rows under way, as a share of the ideal; CPU per call without pictures.
 2. Many rows through a scripted teacher: rows a second, bytes a row, peak memory in the first and second half, and how long a run
    that was stopped half-way takes to start working again.
+3. How long a run over ``--resume-rows`` rows, half of them done, takes to start working again. Its state is written row by row
+   through the store, as a run would have left it, since really running half a million rows takes most of an hour.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from vlmguard.synth.crew import Crew
 from vlmguard.synth.engine_local import run_local
 from vlmguard.synth.prepare import prepare
 from vlmguard.synth.recipe import Recipe
-from vlmguard.synth.store import Store
+from vlmguard.synth.store import Store, Stored
 from vlmguard.types import Chat, Completion, Sampling
 
 SAY = {
@@ -113,10 +115,10 @@ def many(rows: int) -> None:
             except psutil.NoSuchProcess:
                 break
             if done >= rows // 2 and not killed_at:
-                killed_at = done
                 half = time.perf_counter() - started
                 process.kill()
                 process.wait()
+                killed_at = _done(folder)  # it went on until the signal reached it
                 began = time.perf_counter()
                 process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
                 watched = psutil.Process(process.pid)
@@ -131,6 +133,43 @@ def many(rows: int) -> None:
         print(f"{rows} rows: first half in {half:.0f} s, preparation included ({per_second:.0f} rows/s)")
         print(f"{state:.0f} bytes a row of state; works again {resumed:.1f} s after a kill")
         print(f"peak memory: {first / 1e6:.0f} MB in the first half, {second / 1e6:.0f} MB in the second")
+
+
+def resumed(rows: int) -> None:
+    """Part 3."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_rows(folder / "rows.jsonl", 10)
+        settings = recipe(folder, 64)
+        with Store(folder) as store:
+            prepare(settings, folder, store)
+            store.reopen("x")
+            asyncio.run(run_local(store, Crew(Teacher(0)), settings, load_policy(), PictureStore(folder / "pictures")))
+            made = next(store.rows("kept"))
+            _write_state(store, made, rows)
+        command = [sys.executable, __file__, "--child", name]
+        before = _done(folder)
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            while _done(folder) <= before:
+                time.sleep(0.1)
+            seconds = time.perf_counter() - began
+            process.kill()
+        print(f"{rows} rows, {before} of them kept: works again {seconds:.1f} s after its start")
+
+
+def _write_state(store: Store, made: Stored, rows: int) -> None:
+    """``rows`` rows that read like ``made``, every other one done."""
+    generation, steps = int(store.meta("generation") or 0), store.steps(made.id)
+    store.begin()
+    for number in range(rows):
+        id = f"s{number:08d}"
+        store.add(id, made.body | {"number": number}, generation)
+        if number % 2:
+            store.finish(id, "kept", result=made.result)
+            for step, (key, value) in steps.items():
+                store.save_step(id, step, key, value, 1.0)
+    store.commit()
 
 
 def _done(folder: Path) -> int:
@@ -155,6 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000, help="of part 2")
     parser.add_argument("--rate-rows", type=int, default=2_560, help="of part 1")
+    parser.add_argument("--resume-rows", type=int, default=1_000_000, help="of part 3")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -163,6 +203,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores")
     rate(arguments.rate_rows)
     many(arguments.rows)
+    resumed(arguments.resume_rows)
 
 
 if __name__ == "__main__":

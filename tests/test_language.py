@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmguard.language import detect
+from vlmguard.language import _SHAPES, _resembled, detect
 
 SENTENCES = {
     "en": [
@@ -108,6 +110,25 @@ def test_every_text_has_an_answer(text: str) -> None:
 
 
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz 0123456789.,!?", max_size=12))
-def test_a_few_letters_are_not_enough_to_be_sure(text: str) -> None:
-    if len(text.split()) < 2:
+def test_one_word_is_not_enough_to_be_sure(text: str) -> None:
+    if len(re.findall("[a-z]+", text)) < 2:
         assert detect(text) in ("en", "und")
+
+
+_SHAPE_PIECES = sorted({shape.lstrip("-") for shapes in _SHAPES.values() for shape in shapes.split()})
+
+
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(_SHAPE_PIECES), st.text(alphabet="abenstuz\u00e4\u00f8'", max_size=3)), max_size=4
+    )
+)
+def test_a_word_resembles_the_languages_whose_groups_it_holds_or_whose_endings_it_has(pieces: list[str]) -> None:
+    token = "".join(pieces)
+    expected = {
+        language
+        for language, shapes in _SHAPES.items()
+        for shape in shapes.split()
+        if (token.endswith(shape[1:]) if shape[0] == "-" else shape in token)
+    }
+    assert _resembled(token) == expected

@@ -175,3 +175,11 @@ def test_any_entry_in_a_category_is_taken_or_refused(entries: dict[str, object])
         assert _policy(tables, _Source("x", text)).categories["hate"]
     except PolicyError:
         return
+
+
+def test_whose_turns_are_judged(tmp_path: Path) -> None:
+    assert load_policy().judged == ("user", "tool")
+    assert "assistant" in load_policy(written(tmp_path, 'judged = ["user", "tool", "assistant"]')).judged
+    for bad, says in (('["user"]', "'tool' is missing"), ('["user", "tool", "x"]', "'x'"), ('"user"', "list")):
+        with pytest.raises(PolicyError, match=says):
+            load_policy(written(tmp_path, f"judged = {bad}"))

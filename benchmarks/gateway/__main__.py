@@ -1,10 +1,12 @@
 """The gateway's cost, everything compared in one run.
 
-    python -m benchmarks.gateway [--rounds 5] [--requests 1000] [--only text streams latency pictures open soak]
+    python -m benchmarks.gateway [--rounds 5] [--requests 1000] [--only text plain streams latency pictures open soak]
 
 One core is the gateway's, the other is shared by the load and a model's server that costs next to nothing. In each round every
 subject is measured once, in turn; a ratio is formed within a round, and its mean over the rounds is printed with a 95 % interval.
-LiteLLM's proxy (no guardrail) takes part where it has its environment: ``make build/litellm/.installed``.
+"text" are lists of words, which the scorer's fast pass hardly ever settles; "plain" are requests as people make them. What share
+of each goes to the encoder is printed. LiteLLM's proxy (no guardrail) takes part where it has its environment:
+``make build/litellm/.installed``.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from typing import Any
 
 from benchmarks.gateway import load, servers
 from benchmarks.gateway.servers import Server
+from vlmguard.rewriters import scorer
+from vlmguard.rewriters.scorer import EmbeddedScorer
 
 GATEWAY_CORE, OTHER_CORE = 0, 1
 _T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
@@ -80,6 +84,23 @@ def throughput(subjects: dict[str, Server], kind: str, n: int, rounds: int) -> d
 
 def _over(mine: Sequence[float], theirs: Sequence[float]) -> str:
     return interval([a / b for a, b in zip(mine, theirs, strict=True)])
+
+
+def reach(kind: str, n: int = 400) -> None:
+    """What share of the texts the scorer's fast pass leaves to the encoder, and what one of them costs there."""
+    loaded = EmbeddedScorer()._load()
+    dice = load.random.Random(f"{kind} 0")
+    texts = [load.plain(dice) if kind == "plain" else load.text(dice) for _ in range(n)]
+    left = [
+        text
+        for text, logit in zip(texts, loaded.fast.logits(texts), strict=True)
+        if logit >= loaded.calibration.settled
+    ]
+    started = time.process_time()
+    for text in left[:100]:
+        scorer._encode(loaded, text)
+    each = (time.process_time() - started) / max(1, len(left[:100])) * 1000
+    print(f"\n{kind}: {len(left)} of {n} texts go to the encoder, which takes {each:.1f} ms of processor time for one")
 
 
 def latency(subjects: dict[str, Server], rate: float, n: int, rounds: int, kind: str = "text") -> None:
@@ -167,7 +188,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=600, help="of the mixed load")
-    parser.add_argument("--only", nargs="*", default=["text", "streams", "latency", "pictures", "open"])
+    parser.add_argument("--only", nargs="*", default=["text", "plain", "streams", "latency", "pictures", "open"])
     parser.add_argument("--rewriter", default="embedded")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -181,7 +202,7 @@ def main() -> None:
             "bare": stack.enter_context(servers.bare(GATEWAY_CORE, folder, upstream.port)),
             "vlmguard": guarded,
         }
-        if servers.LITELLM.exists() and {"text"} & set(arguments.only):
+        if servers.LITELLM.exists() and {"text", "plain"} & set(arguments.only):
             subjects["litellm"] = stack.enter_context(servers.litellm(GATEWAY_CORE, folder, upstream.port))
         print(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         for server in subjects.values():
@@ -190,17 +211,25 @@ def main() -> None:
         def fresh() -> Server:
             return stack.enter_context(servers.vlmguard(GATEWAY_CORE, folder, upstream.port))
 
-        rate = 100.0
-        if "text" in arguments.only:
-            rate = statistics.fmean(throughput(subjects, "text", arguments.requests, arguments.rounds)["vlmguard"]) / 2
+        rates = {"text": 45.0, "plain": 85.0}
+        for kind in rates:
+            if kind in arguments.only:
+                reach(kind)
+                found = throughput(subjects, kind, arguments.requests, arguments.rounds)["vlmguard"]
+                rates[kind] = statistics.fmean(found) / 2
+
+        def streams() -> None:
+            some = {name: server for name, server in subjects.items() if name != "litellm"}
+            for kind in ("stream", "plain-stream"):
+                throughput(some, kind, arguments.requests, arguments.rounds)
+
+        def delays() -> None:
+            for kind, rate in rates.items():
+                latency(subjects, rate, arguments.requests, arguments.rounds, kind)
+
         steps: dict[str, Callable[[], object]] = {
-            "streams": lambda: throughput(
-                {name: server for name, server in subjects.items() if name != "litellm"},
-                "stream",
-                arguments.requests,
-                arguments.rounds,
-            ),
-            "latency": lambda: latency(subjects, rate, arguments.requests, arguments.rounds),
+            "streams": streams,
+            "latency": delays,
             "pictures": lambda: pictures(subjects, 60),
             "open": lambda: asyncio.run(open_streams(fresh(), 2000)),
             "soak": lambda: soak(guarded, next(folder.glob("*.db")), arguments.seconds),

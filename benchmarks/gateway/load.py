@@ -32,6 +32,34 @@ def text(dice: random.Random, characters: int = 200) -> str:
     return words[:characters]
 
 
+_PLAIN = (
+    "Please help me write a {tone} {form} to my {whom}. It should mention the {thing} and the {other}, thank them for the {third}, "
+    "and say that we will meet in {place} in {month}.",
+    "I am planning a weekend in {place} in {month} with my {whom}. We like the {thing} and the {other}. Which sights would you "
+    "suggest, and how much time does each take?",
+    "What is the difference between a {thing} and a {other}? Explain it in a {tone} way to my {whom}, with one example from "
+    "{place}, and end with a question about the {third}.",
+    "Summarize in three sentences what one should know before buying a {thing} in {place}. My {whom} already owns a {other}, so "
+    "compare the two, and keep it {tone}. It is for {month}.",
+    "Give me five ideas for a {tone} {form} about a {thing} that is lost in {place} in {month} and found again by my {whom}, who "
+    "was looking for a {other} and a {third}.",
+)
+_FILLED = {
+    "tone": "short friendly formal funny warm polite simple cheerful",
+    "form": "letter poem speech postcard story toast message song",
+    "whom": "neighbour sister teacher grandfather colleague landlord daughter team",
+    "month": "January February March April May June July August September October November December",
+    "place": "Lisbon Vienna Kyoto Toronto Nairobi Bergen Lima Sydney Prague Dublin Oslo Boston",
+}
+
+
+def plain(dice: random.Random, characters: int = 200) -> str:
+    """A request as people make them, like no other."""
+    words = {name: dice.choice(values.split()) for name, values in _FILLED.items()}
+    things = dict(zip(("thing", "other", "third"), dice.sample(_WORDS, 3), strict=True))
+    return dice.choice(_PLAIN).format(**words, **things)[:characters]
+
+
 def picture(size: int, number: int) -> str:
     """A picture of about ``size`` bytes as a data: URL; the same for the same number."""
     import numpy as np
@@ -46,8 +74,8 @@ def picture(size: int, number: int) -> str:
 
 
 def body(kind: str, dice: random.Random, pictures: list[str]) -> bytes:
-    """A request: ``text``, ``stream``, ``held``, or pictures as ``COUNTxBYTES``."""
-    words = text(dice)
+    """A request: ``text``, ``plain``, each also as ``stream`` and ``plain-stream``, ``held``, or pictures as ``COUNTxBYTES``."""
+    words = plain(dice) if kind.startswith("plain") else text(dice)
     content: Any = (
         words
         if not pictures
@@ -56,7 +84,7 @@ def body(kind: str, dice: random.Random, pictures: list[str]) -> bytes:
     if kind == "held":
         content = f"hold this stream open: {words}"
     value = {"model": "m", "messages": [{"role": "user", "content": content}]}
-    if kind in ("stream", "held"):
+    if kind in ("stream", "plain-stream", "held"):
         value["stream"] = True
     return json.dumps(value).encode()
 

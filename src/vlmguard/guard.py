@@ -9,32 +9,46 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from vlmguard.checks import check_rewrite
 from vlmguard.errors import ChatError, GuardError, VlmguardError
 from vlmguard.language import detect
-from vlmguard.policy import Action, Policy, Rule, ToolAction, load_policy
+from vlmguard.policy import Action, DefinitionAction, Policy, Rule, ToolAction, load_policy
 from vlmguard.protocols import Closing, Concurrent, Rewriter
 from vlmguard.receipts import aspects, make_receipt, unjudged
 from vlmguard.rewriters.compose import neutralise_tool_result
+from vlmguard.rewriters.orders import definition_is_read, orders_in_definition
 from vlmguard.types import (
     JUDGED_ROLES,
+    Aspect,
     Chat,
+    Evidence,
+    Finding,
     Guarded,
     Judgement,
     Level,
     Message,
+    Modality,
     Mode,
     Outcome,
+    Part,
     Reason,
+    Refinement,
     Review,
+    RiskReport,
     Text,
 )
 
+BESIDE = -1
+"""In the place of a turn: what stands beside the turns decided, or whose they are."""
 REMOVED = "[This message was removed.]"
 """What takes the place of an earlier turn that was blocked, so that one bad turn does not end the conversation."""
+_ORDER_READER = "order reader"
+_ARGUMENTS = ("/arguments", "/input")
+"""Ends of the places where a model's turn holds what it asked of a tool, which other words would break."""
 _GRAVITY = (Outcome.FORWARD, Outcome.UNGUARDED, Outcome.DEGRADED, Outcome.REWRITE, Outcome.BLOCK)
 
 
@@ -78,6 +92,8 @@ class Guard:
         self._key = key
         self._reviews: OrderedDict[tuple[str, ...], Review] = OrderedDict()
         self._remembered = remembered
+        # Clients send the same definitions with every request. Each guard has a memory of its own, like that of the turns.
+        self._order_in = lru_cache(remembered)(orders_in_definition)
         self._on_turn = on_turn or (lambda known: None)
 
     async def refine(self, chat: Chat) -> Guarded:
@@ -89,6 +105,7 @@ class Guard:
         """
         _require_content(chat)
         decisions = await self._decide_all(chat)
+        decisions += self._decide_beside(chat, decisions[-1].review)
         intended = max((decision.outcome for decision in decisions), key=_GRAVITY.index)
         outcome = intended if self.mode is Mode.ENFORCE else Outcome.FORWARD
         gravest = max(decisions, key=lambda decision: (_GRAVITY.index(decision.outcome), decision.turn))
@@ -117,7 +134,7 @@ class Guard:
         """Every judged turn. The newest comes first: what is read in its pictures serves the others, which then may go on
         side by side where the rewriter waits for a model.
         """
-        turns = [turn for turn, message in enumerate(chat.messages) if message.role in JUDGED_ROLES]
+        turns = [turn for turn, message in enumerate(chat.messages) if message.role in self.policy.judged]
         newest = await self._decide(chat, turns[-1])
         if len(turns) == 1:
             return [newest]
@@ -134,6 +151,25 @@ class Guard:
             raise failures.exceptions[0] from None
         return [*(task.result() for task in earlier), newest]
 
+    def _decide_beside(self, chat: Chat, newest: Review) -> Iterator[_Decision]:
+        """What the policy says of that which no rewriter is asked about: definitions of tools, turns of others."""
+        rows = _definitions(chat)
+        order = next((found for tool in chat.tools if (found := self._order_in(tool.text)) is not None), None)
+        review = replace(newest, judgements=rows)
+        if order is not None:
+            review = replace(review, refinement=_ordering(order))
+        acts = order is not None and self._action(review) is not Action.FORWARD
+        rule = self._rule(review)
+        action = self.policy.tool_definitions
+        if rule is Rule.BLOCK or (acts and (action is DefinitionAction.BLOCK or self._action(review) is Action.BLOCK)):
+            yield _Decision(BESIDE, review, Outcome.BLOCK, None, False)
+        elif rule is Rule.DEGRADE or (acts and action is DefinitionAction.DEGRADE):
+            yield _Decision(BESIDE, review, Outcome.DEGRADED, None, True)
+        said = self.policy.unjudged[Reason.ROLE]
+        if said is not Rule.FORWARD and any(message.role not in self.policy.judged for message in chat.messages):
+            outcome = Outcome.BLOCK if said is Rule.BLOCK else Outcome.DEGRADED
+            yield _Decision(BESIDE, newest, outcome, None, outcome is Outcome.DEGRADED)
+
     async def _decide(self, chat: Chat, turn: int) -> _Decision:
         review = await self._review(chat, turn)
         action = self._action(review)
@@ -144,7 +180,10 @@ class Guard:
         degraded = rule is Rule.DEGRADE
         if action is Action.REWRITE:
             message = chat.messages[turn]
-            if message.role == "user":
+            if message.role not in JUDGED_ROLES:
+                text = REMOVED if _is_words(message.parts) else None
+                degraded = degraded or text is None
+            elif message.role == "user":
                 text = self._refined(chat.until(turn), review)
             elif self.policy.tool_results is ToolAction.BLOCK:
                 return _blocked(chat, turn, review)
@@ -224,16 +263,41 @@ class Guard:
     def with_safety_prompt(self, chat: Chat) -> Chat:
         """The chat behind the policy's static safety prompt, as a system turn before all others."""
         prompt = self.policy.say(self.policy.safety_prompt, detect(chat.prompt))
-        return Chat((Message("system", (Text(prompt),)), *chat.messages))
+        return replace(chat, messages=(Message("system", (Text(prompt),)), *chat.messages))
 
 
 def _blocked(chat: Chat, turn: int, review: Review) -> _Decision:
     """The newest turn of the user's blocks the request. An earlier one was blocked when it came, and clients send it again with
     all that follows: its words are taken out, where it is nothing but words."""
     answered = any(message.role == "assistant" for message in chat.messages[turn : chat.last_user_turn])
-    if answered and all(isinstance(part, Text) for part in chat.messages[turn].parts):
+    if answered and _is_words(chat.messages[turn].parts):
         return _Decision(turn, review, Outcome.REWRITE, REMOVED, False)
     return _Decision(turn, review, Outcome.BLOCK, None, False)
+
+
+def _is_words(parts: tuple[Part, ...]) -> bool:
+    """Whether other words can stand in the place of these: not in that of a picture, nor of what a tool was asked."""
+    return all(isinstance(part, Text) and not part.path.endswith(_ARGUMENTS) for part in parts)
+
+
+def _definitions(chat: Chat) -> tuple[Judgement, ...]:
+    """Who read the definitions of tools: for orders, and for nothing else."""
+    return tuple(
+        Judgement(tool.path, Aspect.TEXT, judged_by=_ORDER_READER)
+        if definition_is_read(tool.text)
+        else Judgement(tool.path, Aspect.TEXT, unjudged=Reason.BUDGET)
+        for tool in chat.tools
+    )
+
+
+def _ordering(order: str) -> Refinement:
+    return Refinement(
+        "The request defines tools, and the definition of one turns the assistant against its user.",
+        RiskReport(
+            text=Finding(Level.HIGH, "prompt_injection", "The definition of a tool gives orders that no tool needs.")
+        ),
+        (Evidence(Modality.TEXT, "tool definition", f'it says "{order.replace(chr(34), chr(39))}"'),),
+    )
 
 
 def _embedded(policy: Policy) -> Rewriter:
@@ -258,9 +322,9 @@ def _require_full_account(message: Message, review: Review) -> None:
 
 
 def _account(chat: Chat, decisions: list[_Decision]) -> tuple[Judgement, ...]:
-    """A row for every aspect of every part of the chat, in the order of the chat."""
-    by_turn = {decision.turn: decision.review.judgements for decision in decisions}
-    rows: list[Judgement] = []
+    """A row for every definition, and for every aspect of every part of the chat, in the order of the chat."""
+    by_turn = {decision.turn: decision.review.judgements for decision in decisions if decision.turn != BESIDE}
+    rows = [*_definitions(chat)]
     for turn, message in enumerate(chat.messages):
         rows.extend(by_turn.get(turn) or (row for part in message.parts for row in unjudged(part, Reason.ROLE)))
     return tuple(rows)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from vlmguard.errors import PolicyError
-from vlmguard.types import Finding, Level, Reason
+from vlmguard.types import JUDGED_ROLES, ROLES, Finding, Level, Reason, Role
 
 LANGUAGES = ("en", "es", "de", "fr", "zh", "hi", "ar")
 """The languages that guidance is written in. English is the one that must be there."""
@@ -47,6 +47,14 @@ class ToolAction(StrEnum):
     """What to do about a risky tool result, which cannot be rewritten as a wish."""
 
     NEUTRALISE = "neutralise"
+    BLOCK = "block"
+    FORWARD = "forward"
+
+
+class DefinitionAction(StrEnum):
+    """What to do about orders in the definition of a tool, which is not rewritten: the model is to call it as it is."""
+
+    DEGRADE = "degrade"
     BLOCK = "block"
     FORWARD = "forward"
 
@@ -97,6 +105,9 @@ class Policy:
     categories: Mapping[str, Category]
     unjudged: Mapping[Reason, Rule]
     tool_results: ToolAction
+    tool_definitions: DefinitionAction
+    judged: tuple[Role, ...]
+    """Whose turns are judged: the user's and the tools', and those of others where clients are not trusted to set them."""
     safety_prompt: Mapping[str, str]
     """Language → the static system prompt of ``Outcome.DEGRADED``."""
     notice: Mapping[str, str]
@@ -254,6 +265,8 @@ _TOP = (
     "thresholds",
     "unjudged",
     "tool_results",
+    "tool_definitions",
+    "judged",
     "safety_prompt",
     "notice",
     "allowed",
@@ -274,6 +287,8 @@ def _policy(tables: dict[str, Any], source: _Source) -> Policy:
         categories={name: _category(name, entries, standard, source) for name in entries},
         unjudged=_unjudged(_table(tables, "unjudged", (), source), source),
         tool_results=_word(ToolAction, tables.get("tool_results"), ("tool_results",), source),
+        tool_definitions=_word(DefinitionAction, tables.get("tool_definitions"), ("tool_definitions",), source),
+        judged=_judged(tables.get("judged"), source),
         safety_prompt=_languages(tables, "safety_prompt", (), source),
         notice=_languages(tables, "notice", (), source),
         allowed=_strings(tables.get("allowed", []), ("allowed",), source),
@@ -335,6 +350,15 @@ def _unjudged(table: dict[str, Any], source: _Source) -> dict[Reason, Rule]:
         if reason.value not in table:
             source.fail(("unjudged",), f"the rule for {reason.value} is missing")
     return {reason: _word(Rule, table[reason.value], ("unjudged", reason.value), source) for reason in reasons}
+
+
+def _judged(value: object, source: _Source) -> tuple[Role, ...]:
+    found = frozenset(_strings(value, ("judged",), source))
+    if unknown := found - set(ROLES):
+        source.fail(("judged",), f"it holds some of {', '.join(ROLES)}, not {min(unknown)!r}")
+    if missing := JUDGED_ROLES - found:
+        source.fail(("judged",), f"{min(missing)!r} is missing: turns of the user's and of tools are always judged")
+    return tuple(role for role in ROLES if role in found)
 
 
 def _known_keys(table: Mapping[str, Any], known: tuple[str, ...], where: tuple[str, ...], source: _Source) -> None:

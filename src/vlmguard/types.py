@@ -71,7 +71,7 @@ Part = Text | Image | Opaque
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant", "tool")
 JUDGED_ROLES: frozenset[Role] = frozenset({"user", "tool"})
-"""Whose words the guard may judge and change. System turns are the operator's own, assistant turns the model's."""
+"""Whose words the guard judges unless the policy names more. System turns are the operator's own, assistant turns the model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,9 @@ class Chat:
     """A conversation, oldest turn first."""
 
     messages: tuple[Message, ...]
+    tools: tuple[Text, ...] = ()
+    """What the request tells the model of its tools and of the shape of an answer: the words of each definition, at its place.
+    They stand beside the turns, and nothing here changes them."""
     _prefix_hashes: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
     """Filled at the first question: a long history is hashed once, and not once for each of its turns."""
 
@@ -135,14 +138,14 @@ class Chat:
         return tuple(image for message in self.messages for image in message.images)
 
     def until(self, turn: int) -> Chat:
-        """The chat as it stood when message ``turn`` had just been sent."""
+        """The turns as they stood when message ``turn`` had just been sent."""
         return Chat(self.messages[: turn + 1])
 
     def with_prompt(self, turn: int, text: str) -> Chat:
         """The same chat in which message ``turn`` says ``text`` (see ``Message.with_text``)."""
         messages = list(self.messages)
         messages[turn] = messages[turn].with_text(text)
-        return Chat(tuple(messages))
+        return replace(self, messages=tuple(messages))
 
     def prefix_hash(self, turn: int) -> str:
         """Hex digest of everything up to and including message ``turn``: roles, texts and image bytes."""

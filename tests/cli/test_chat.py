@@ -36,11 +36,11 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     picture = verdict(None, picture=True)
     rewriter = script(
         tmp_path / "rewriter.jsonl",
+        ("unreadable", "no verdict at all"),
         ("image 1:", picture),
         ("turn 3, the newest", verdict(None)),
         ("hurt", verdict(CALM)),
         ("forbidden", verdict("x", "child_exploitation")),
-        ("unreadable", "no verdict at all"),
         ("", verdict(None)),
     )
     target = script(
@@ -84,6 +84,21 @@ def test_a_blocked_turn_and_one_that_could_not_be_judged_are_not_kept(session) -
     assert "nothing was sent or kept of this turn: the request could not be judged" in shown
     assert shown.count("A fine answer.") == 0
     assert "You are welcome." in shown
+
+
+def test_a_blocked_turn_is_not_sent_for_comparison_either(session) -> None:  # type: ignore[no-untyped-def]
+    shown = session("forbidden", options=("--compare",))
+    assert "what is blocked is not sent for comparison either" in shown
+    assert "A fine answer." not in shown
+
+
+def test_pictures_of_a_turn_that_failed_go_with_the_next_line(session, tmp_path: Path, draw: Draw) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "a.png"
+    file.write_bytes(draw("hello"))
+    shown = session(f"/image {file}", "unreadable", "What does it say?", "And now?")
+    assert "its pictures still go with your next line" in shown
+    assert "/messages/0/1 (scene)" in shown
+    assert shown.count("A fine answer.") == 2
 
 
 def test_a_turn_that_was_refined_is_refined_again_beneath_the_next(session) -> None:  # type: ignore[no-untyped-def]

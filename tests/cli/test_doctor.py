@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vlmguard.cli import doctor
 from vlmguard.cli.main import main
 from vlmguard.trace import render
 from vlmguard.types import Finding, Level, Refinement, RiskReport
@@ -89,3 +90,20 @@ def test_the_models_of_an_endpoint_are_listed_where_the_one_in_the_spec_is_not(
     assert code == 1
     assert "knows no model 'quen-vl'" in checks["answers"][1]
     assert "models there: qwen-vl, llava" in checks["answers"][1]
+
+
+def test_an_extra_works_only_if_it_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken_library.py").write_text("raise RuntimeError('operator nms does not exist')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "EXTRAS", {"fine": ("json",), "broken": ("broken_library",), "gone": ("no_such_lib",)})
+    code = main(["doctor", "--json"])
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert code == 1
+    assert checks["extra fine"]["detail"] == "works"
+    assert not checks["extra broken"]["ok"]
+    assert "operator nms does not exist" in checks["extra broken"]["detail"]
+    assert checks["extra gone"]["ok"]
+    assert "not installed (no_such_lib)" in checks["extra gone"]["detail"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import multiprocessing
 import os
@@ -295,3 +296,62 @@ def test_a_page_that_had_its_name_changed_to_our_address_gets_nothing(
 ) -> None:
     text = f"{HEAD.replace('host: localhost', f'host: {host}')}content-length: {len(BODY)}\r\nconnection: close\r\n\r\n{BODY}"
     assert send_raw(guarded, text.encode()).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"cookie": "session=a-key"},
+        {"cookie": 'theme=dark; key="b-key"; x=1'},
+        {"authorization": "Basic " + base64.b64encode(b"user:a-key").decode()},
+        {"authorization": "Basic " + base64.b64encode(b"b-key:").decode().rstrip("=")},
+        {"referer": "https://app.example/?api_key=a-key&x=1"},
+        {"x-own": '{"key": "a-key"}'},
+    ],
+)
+def test_a_key_inside_a_header_does_not_go_on(tmp_path: Path, upstream: Upstream, headers: dict[str, str]) -> None:
+    with gateway(tmp_path, upstream.url, toml=KEYS) as running:
+        body = {"messages": [{"role": "user", "content": HARMLESS}]}
+        sent = {"x-vlmguard-key": "a-key", "x-kept": "a, b; c=d", **headers}
+        assert httpx.post(f"{running.base}/chat/completions", json=body, headers=sent).status_code == 200
+    assert not {name for name, _ in upstream.last.headers} & set(headers)
+    assert upstream.last.header("x-kept") == "a, b; c=d"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+@pytest.mark.parametrize("query", ["api_key=a-key", "x=1&key=b%2Dkey", "a-key", "x=Bearer+a-key", "x=a-key;y=2"])
+def test_a_key_in_the_query_is_refused_and_not_passed_on(
+    tmp_path: Path, upstream: Upstream, path: str, query: str
+) -> None:
+    with gateway(tmp_path, upstream.url, toml='pass_through = ["POST /v1/embeddings"]\n' + KEYS) as running:
+        body = {"messages": [{"role": "user", "content": HARMLESS}]}
+        answer = running.post(f"{path}?{query}", body, x_vlmguard_key="a-key")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "key_in_query")
+        assert "a-key" not in answer.text
+        assert running.get(f"/v1/models?{query}", x_vlmguard_key="a-key").status_code == 400
+        assert running.post("/v1/chat/completions?x=a", body, x_vlmguard_key="a-key").status_code == 200
+    assert [received.raw_query for received in upstream.received] == ["x=a"]
+
+
+def test_another_credential_in_a_basic_header_goes_on(tmp_path: Path, upstream: Upstream) -> None:
+    with gateway(tmp_path, upstream.url, toml=KEYS) as running:
+        running.chat(HARMLESS, x_vlmguard_key="a-key", authorization="Basic dXNlcjpwYXNz", cookie="c=1")
+    assert upstream.last.header("authorization") == "Basic dXNlcjpwYXNz"
+    assert upstream.last.header("cookie") == "c=1"
+
+
+def test_what_lies_below_a_guarded_path_goes_to_the_upstream_of_that_path(tmp_path: Path, upstream: Upstream) -> None:
+    with Upstream().running() as other:
+        toml = (
+            'pass_through = ["POST /v1/messages/count_tokens", "POST /v1/messagesx"]\n'
+            f'[routes."/v1/messages"]\nupstream = "{other.url}"\nupstream_key = "theirs"\n'
+        )
+        with gateway(tmp_path, upstream.url, toml=toml, upstream_key="ours") as running:
+            assert running.post("/v1/messages/count_tokens", {}).headers["x-vlmguard-outcome"] == "unguarded"
+            assert running.post("/v1/messagesx", {}).status_code == 200
+        assert [(one.path, one.header("x-api-key")) for one in other.received] == [
+            ("/v1/messages/count_tokens", "theirs")
+        ]
+        assert [(one.path, one.header("authorization")) for one in upstream.received] == [
+            ("/v1/messagesx", "Bearer ours")
+        ]

@@ -55,6 +55,7 @@ def test_every_setting_can_be_said_in_the_file_and_in_a_variable(tmp_path: Path,
         "blocked": ('"error"', "error"),
         "log_level": ('"debug"', "debug"),
         "fetch.enabled": ("false", "false"),
+        "limits.held_bytes": ("70000000", "70000000"),
         "audit.when_full": ('"fail"', "fail"),
         "pass_through": ('["GET /v1/files"]', "GET /v1/files"),
         "fetch.allow": ('["10.0.0.0/8", "host:9"]', "10.0.0.0/8, host:9"),
@@ -237,3 +238,52 @@ def test_nothing_is_said_twice() -> None:
     variables = [variable(name) for name in settings()]
     assert len(set(variables)) == len(variables)
     assert config.GUARDED == ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/completions")
+
+
+def test_a_variable_that_is_nearly_a_setting_is_refused_and_others_are_told() -> None:
+    with pytest.raises(InputError, match=r"VLMGUARD_ONFAILURE.*did you mean 'VLMGUARD_ON_FAILURE'"):
+        load(None, {"VLMGUARD_ONFAILURE": "closed"}, {"upstream": UPSTREAM})
+    with pytest.raises(InputError, match=r"VLMGUARD_AUDIT_KEEPDAYS"):
+        load(None, {"VLMGUARD_AUDIT_KEEPDAYS": "9"}, {"upstream": UPSTREAM})
+    strange = {"VLMGUARD_KEY": "x", "VLMGUARD_WHATEVER_THIS_IS": "1", "HOME": "/", "VLMGUARD_API_KEY": "of a model"}
+    found = load(None, strange, {"upstream": UPSTREAM})
+    assert found.unknown == ("VLMGUARD_KEY", "VLMGUARD_WHATEVER_THIS_IS")
+    assert "VLMGUARD_WHATEVER_THIS_IS" in show(found)
+
+
+def test_a_variable_that_the_file_names_is_known(tmp_path: Path) -> None:
+    file = written(tmp_path, f'upstream = "{UPSTREAM}"\nupstream_key = "env:VLMGUARD_UPSTREAM_KEYS"\n')
+    assert load(file, {"VLMGUARD_UPSTREAM_KEYS": "x"}).unknown == ()
+
+
+def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_setting() -> None:
+    links = {
+        "VLMGUARD_PORT": "tcp://10.0.0.1:8080",
+        "VLMGUARD_SERVICE_HOST": "10.0.0.1",
+        "VLMGUARD_SERVICE_PORT": "8080",
+        "VLMGUARD_SERVICE_PORT_HTTP": "8080",
+        "VLMGUARD_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "VLMGUARD_PORT_8080_TCP_PORT": "8080",
+        "VLMGUARD_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "VLMGUARD_PORT_8080_TCP_PROTO": "tcp",
+    }
+    found = load(None, links, {"upstream": UPSTREAM})
+    assert (found.port, found.unknown) == (8080, ())
+
+
+@pytest.mark.parametrize("said", ["flag", "file", "variable"])
+def test_the_audits_address_may_stand_in_a_variable(tmp_path: Path, said: str) -> None:
+    environment = {"THEIRS": "postgresql://u:secret@db/x\n"}
+    file = written(tmp_path, f'upstream = "{UPSTREAM}"\n' + ('[audit]\nurl = "env:THEIRS"\n' if said == "file" else ""))
+    if said == "variable":
+        environment["VLMGUARD_AUDIT_URL"] = "env:THEIRS"
+    found = load(file, environment, {"audit.url": "env:THEIRS"} if said == "flag" else {})
+    assert found.audit.url == "postgresql://u:secret@db/x"
+    assert "secret" not in show(found)
+    with pytest.raises(InputError, match="THEIRS, which is not set"):
+        load(file, {}, {"audit.url": "env:THEIRS"})
+
+
+def test_memory_for_bodies_takes_the_largest_body() -> None:
+    with pytest.raises(InputError, match="held_bytes"):
+        load(None, {}, {"upstream": UPSTREAM, "limits.held_bytes": "1000"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.gateway.kit import Running, Upstream, gateway
 from tests.wire.bodies import bodies, dice, nearly, spell
@@ -21,6 +22,7 @@ from vlmguard.gateway.app import DIALECT_OF
 from vlmguard.gateway.openapi import document
 
 PATHS = {name: path for path, name in DIALECT_OF.items()}
+NO_PLACE = re.compile("no place for a safety prompt|cannot be given|no turn of the user")
 schema = schemathesis.openapi.from_dict(document())
 
 
@@ -40,13 +42,16 @@ def test_the_description_is_published(served: tuple[Running, Upstream]) -> None:
 
 
 @schema.parametrize()
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_what_is_answered_is_what_is_described(case: Any, served: tuple[Running, Upstream]) -> None:
-    # What more a dialect asks of a body, and what it forgives, is the upstream's to say and stands in its description.
-    judged = case.path in {*PATHS.values(), litellm.PATH}
-    case.call_and_validate(
-        base_url=served[0].url, excluded_checks=[positive_data_acceptance, negative_data_rejection] if judged else []
-    )
+    answer = case.call(base_url=served[0].url)
+    excluded = []
+    # No schema says that the user's last turn holds something, nor that a picture alone has no place for a safety prompt.
+    if answer.status_code == 400 and case.path in {*PATHS.values(), litellm.PATH}:
+        told = answer.json()["error"]
+        if told["code"] == "nothing_to_judge" or NO_PLACE.search(told["message"]):
+            excluded = [positive_data_acceptance]
+    case.validate_response(answer, excluded_checks=excluded)
 
 
 def send(running: Running, path: str, body: bytes) -> httpx.Response:

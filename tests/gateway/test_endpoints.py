@@ -197,9 +197,9 @@ def test_limits_answer_in_the_dialects_shape(tmp_path: Path, upstream: Upstream)
 
 def test_slow_and_endless_headers_are_cut_off(tmp_path: Path, upstream: Upstream) -> None:
     with gateway(tmp_path, upstream.url, toml="[limits]\nheader_seconds = 0.4\n") as running:
-        assert (
-            send_raw(running, b"") == b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        )
+        answer = send_raw(running, b"")
+        assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert answer.endswith(b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         started = time.monotonic()
         assert send_raw(running, b"POST /v1/chat/completions HTTP/1.1\r\nhost: l").startswith(b"HTTP/1.1 408 ")
         assert time.monotonic() - started < 10

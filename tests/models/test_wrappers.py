@@ -22,7 +22,7 @@ from vlmguard.models.limit import Limit
 from vlmguard.models.record import Record
 from vlmguard.models.retry import Retry
 from vlmguard.models.whole import Until
-from vlmguard.models.wrapper import open_stream
+from vlmguard.models.wrapper import forget, open_stream
 from vlmguard.protocols import Closing, Model, Streaming
 from vlmguard.trace import TraceReader
 from vlmguard.types import Chat, Completion, Sampling
@@ -368,6 +368,14 @@ async def test_what_is_damaged_or_was_cut_off_is_asked_anew(tmp_path: Path) -> N
     await whole(model)
     assert inner.asked == 3
     assert json.loads(kept.read_text())["text"] == "half"
+
+
+async def test_what_is_forgotten_is_asked_anew_through_every_wrapper(tmp_path: Path) -> None:
+    model = Until(Limit(Cache(ScriptedModel(["broken", "whole"]), tmp_path, "m"), 1), TraceReader)
+    assert await whole(model) == await whole(model) == "broken"
+    await forget(model, ASKED, SHORT)
+    await forget(ScriptedModel([]), ASKED, SHORT)
+    assert await whole(model) == "whole"
 
 
 async def test_a_cache_keeps_no_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import base64
 import random
+import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlmguard.perception import mending
 from vlmguard.perception.mending import (
     read_torn_base32,
     read_torn_base64,
@@ -90,3 +93,20 @@ def test_signs_that_are_no_code_say_nothing(text: str) -> None:
 )
 def test_numbers_names_and_hashes_are_left_alone(text: str) -> None:
     assert not any(view.hidden for view in decode(text))
+
+
+@given(
+    st.sampled_from(
+        [
+            (mending._BASE64_PIECE, mending._TURN, mending._opens_base64),
+            (mending._HEX_PIECE, mending._DIGIT, mending._opens_hex),
+            (mending._BASE32_PIECE, mending._EIGHT, mending._opens_base32),
+        ]
+    ),
+    st.text(alphabet="aBcDeFxZ0123456789|=+/-:, \\٣²", max_size=16),
+)
+def test_what_opens_a_code_holds_the_mark_that_is_looked_for_first(
+    kind: tuple[re.Pattern[str], re.Pattern[str], Callable[[str], bool]], token: str
+) -> None:
+    piece, mark, opens = kind
+    assert not (piece.fullmatch(token) and opens(token)) or mark.search(token)

@@ -6,6 +6,8 @@ import re
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vlmguard.perception import substitution
 
@@ -46,3 +48,29 @@ def test_four_times_the_text_takes_about_four_times_as_long(name: str, unit: str
 def test_the_ways_people_write_a_table(text: str) -> None:
     table = substitution.substitutions(text)
     assert table.get("pizza") == "guide" or table.get("guide") == "pizza"
+
+
+_PIECES = (
+    "means",
+    "STANDS FOR",
+    "stands  for",
+    "代表",
+    "का मतलब",
+    "is",
+    "the word",
+    "where",
+    "pizza",
+    '"guide"',
+    "'s",
+    ",",
+    ":",
+    "=",
+    "->",
+)
+_SPACES = (" ", "\n", "\t", "\u00a0", "", "  ")
+
+
+@given(st.lists(st.tuples(st.sampled_from(_PIECES), st.sampled_from(_SPACES)), max_size=12))
+def test_what_is_looked_for_first_stands_in_every_statement_of_a_meaning(words: list[tuple[str, str]]) -> None:
+    text = "".join(word + space for word, space in words)
+    assert substitution._BARE_MEANS.search(text) is None or substitution._MEANS.search(text) is not None

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.conftest import Draw
 from vlmguard import Guard, ScriptedModel, chat, load_policy
 from vlmguard.errors import GuardError, ModelError, RewriteError, TraceError
+from vlmguard.models.cache import Cache
 from vlmguard.models.retry import Retry
 from vlmguard.policy import Policy
 from vlmguard.prompts import prompts_hash
@@ -154,6 +157,14 @@ async def test_what_is_no_verdict_on_this_chat_is_a_trace_error(answer: str, say
         await judging.refine(chat("What colour is the sky?"))
     assert "at the second attempt" in str(caught.value)
     assert len(model.asked) == 2
+
+
+async def test_answers_that_led_nowhere_stay_in_no_cache(tmp_path: Path) -> None:
+    model = Cache(ScriptedModel(["no trace", "none again", forward()]), tmp_path, "m")
+    judging = ModelRewriter(model, load_policy())
+    with pytest.raises(TraceError):
+        await judging.refine(chat("What colour is the sky?"))
+    assert (await judging.refine(chat("What colour is the sky?"))).refinement.prompt is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ RANDOM = FastPass(RNG.normal(size=BUCKETS).astype(np.float32), 0.5)
 def test_a_text_has_the_same_logit_alone_and_in_company(others: list[str], text: str) -> None:
     alone = RANDOM.logits([text])[0]
     together = RANDOM.logits([*others, text, *others])[len(others)]
-    assert together == pytest.approx(alone, abs=1e-6)
+    assert together == alone  # to the last bit: a passage's logit is told from either
 
 
 def test_case_marks_and_spacing_do_not_matter_but_words_do() -> None:
@@ -31,6 +31,14 @@ def test_ngrams_are_those_of_characters_and_words() -> None:
     assert found.counts.tolist() == [15]
     shared = set(features(["x y ab cd"]).buckets) & set(found.buckets)
     assert len(shared) == 15
+
+
+def test_a_text_of_any_length_has_the_same_logit_twice_over() -> None:
+    """The powers that hashes are made of are kept, and cut to the text's length: past each size that is kept, too."""
+    for length in (4_094, 4_095, 4_200, 9_000):
+        text = ("ab cd efg " * length)[:length]
+        assert RANDOM.logits([f"{text} tail", "x"])[0] == RANDOM.logits([f"{text} tail"])[0]
+    assert set(features(["ab cd"]).buckets) <= set(features(["filler " * 2_000 + "ab cd"]).buckets)
 
 
 def test_no_texts_and_empty_texts() -> None:

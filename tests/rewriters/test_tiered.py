@@ -168,7 +168,7 @@ async def test_both_tiers_share_one_deadline_and_the_breaker_learns_of_it(policy
     model = Breaker(Deadline(hangs, 60), failures=2)
     first = EmbeddedRewriter(policy, scorer=WordScorer({}), threads=1)
     first.review(chat("x", [draw("Stove")]))  # the reader is loaded
-    rewriter = TieredRewriter(first, ModelRewriter(model, policy), policy, OperatingPoints(deadline=1.0))
+    rewriter = TieredRewriter(first, ModelRewriter(model, policy), policy, OperatingPoints(deadline=4.0))
     failures = []
     for _ in range(3):
         guarded = await Guard(rewriter).refine(chat("What is this?", [draw("Stove")]))

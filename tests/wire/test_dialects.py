@@ -46,7 +46,7 @@ def with_part(chat: Chat, turn: int, number: int, new: Text | Image) -> Chat:
     parts[number] = new
     messages = list(chat.messages)
     messages[turn] = Message(messages[turn].role, tuple(parts))
-    return Chat(tuple(messages))
+    return Chat(tuple(messages), chat.tools)
 
 
 @every_dialect

@@ -106,7 +106,8 @@ class _Session:
             elif line or self._pictures:
                 await self._turn(line)
         except VlmguardError as error:
-            self._say(f"nothing was sent or kept of this turn: {error}")
+            again = "; its pictures still go with your next line" if self._pictures else ""
+            self._say(f"nothing was sent or kept of this turn: {error}{again}")
 
     def _add_picture(self, name: str) -> None:
         from vlmguard.cli.refine import load_picture
@@ -126,20 +127,26 @@ class _Session:
             for place, picture in enumerate(self._pictures, start=1)
         )
         message = Message("user", (*texts, *pictures))
-        self._pictures = []
         chat = Chat((*self._turns, message))
         started = time.perf_counter()
         guarded = await self._guard.refine(chat)
         show(chat, guarded, self._guard.policy, (time.perf_counter() - started) * 1000, self._console)
         if guarded.chat is None or guarded.outcome is Outcome.BLOCK:
-            return
-        if self._compare:
+            if self._compare:
+                self._say("what is blocked is not sent for comparison either")
+        elif self._compare:
             raw = Chat((*self._unguarded, message))
             answer, other = await self._answer_both(guarded.chat, raw)
             self._unguarded = (*raw.messages, Message("assistant", (Text(other),)))
+            self._keep(chat, answer)
         else:
-            answer = await self._answer(guarded.chat)
-        self._turns = (*chat.messages, Message("assistant", (Text(answer, f"/messages/{number + 1}"),)))
+            self._keep(chat, await self._answer(guarded.chat))
+        self._pictures = []
+
+    def _keep(self, chat: Chat, answer: str) -> None:
+        """The turn and its answer are part of the conversation from now on."""
+        path = f"/messages/{len(chat.messages)}"
+        self._turns = (*chat.messages, Message("assistant", (Text(answer, path),)))
 
     async def _answer(self, chat: Chat) -> str:
         """The target's answer, shown as it comes."""

@@ -59,6 +59,8 @@ class Secrets:
     signing_key: bytes | None = field(default=None, repr=False)
     rates: str | None = None
     """The file of the rate limits' buckets, where there are several workers."""
+    failures: str | None = None
+    """The file in which workers say how their end failed, a line each: their parent has no other ear."""
 
 
 class Gateway:
@@ -96,6 +98,8 @@ class Gateway:
         self._judge = Judge(config, self._fetcher, secrets.hash_key, make, self._count_turn)
         self._metrics = Metrics(self._judge.categories)
         self._in_flight = 0
+        self._held = 0
+        """Bytes of bodies that are held just now."""
         self._ready_at = 0.0
         self._ready: tuple[int, dict[str, object]] = (503, {})
         self._trying = asyncio.Lock()
@@ -209,6 +213,7 @@ class Gateway:
                 self._tell(call)
         finally:
             self._in_flight -= 1
+            self._let_go(call)
 
     def _span(self, call: Call) -> AbstractContextManager[Any]:
         if not self.config.tracing:
@@ -219,14 +224,13 @@ class Gateway:
     def _tell(self, call: Call) -> None:
         """Counts and logs an answered request."""
         stages = {**call.stages, "total": (time.perf_counter() - call.started) * 1000}
-        outcome = call.outcome or ("none" if call.status < 400 else "refused")
-        self._metrics.observe_request(self._route_name(call), outcome, call.categories, call.status, stages)
+        self._metrics.observe_request(self._route_name(call), call.told, call.categories, call.status, stages)
         _log.info(
             "%s %s %d",
             call.method,
             self._route_name(call),
             call.status,
-            extra={"outcome": outcome, "ms": round(stages["total"], 1)},
+            extra={"outcome": call.told, "ms": round(stages["total"], 1)},
         )
 
     def _route_name(self, call: Call) -> str:
@@ -242,7 +246,7 @@ class Gateway:
         except ClientGone:
             call.status = _GONE
         except Refused as refused:
-            await _refuse(call, refused)
+            await _refuse(call, await self._recorded(call, refused))
         except UpstreamError as error:
             await _refuse(call, Refused(error.status, str(error), "upstream_failed"))
         except BrokenOff as error:
@@ -348,12 +352,30 @@ class Gateway:
 
     async def _read(self, call: Call) -> None:
         """The body, of a kind that has one reading."""
+        call.undecided = True
         coding = header(call.headers, b"content-encoding")
         if coding is not None and coding.strip().lower() not in (b"identity", b""):
             raise Refused(400, "the body is compressed, and is not read here so: send it plain", "unknown_encoding")
         _require_json(header(call.headers, b"content-type"))
+        await self._read_body(call)
+
+    async def _read_body(self, call: Call) -> None:
         limits = self.config.limits
-        call.body = await read_body(call.receive, call.headers, limits.body_bytes, limits.body_seconds)
+
+        def hold(size: int) -> None:
+            if self._held + size > limits.held_bytes:
+                ends = [(b"retry-after", b"1"), (b"connection", b"close")]
+                raise Refused(503, "the requests under way fill the memory: try again later", "overloaded", ends)
+            self._held += size
+            call.held += size
+
+        call.body = await read_body(call.receive, call.headers, limits.body_bytes, limits.body_seconds, hold)
+
+    def _let_go(self, call: Call) -> None:
+        """Gives back the room of a body that is held no longer."""
+        call.body = b""
+        self._held -= call.held
+        call.held = 0
 
     async def _record(self, call: Call, case: Case, dialect: str) -> None:
         """Keeps the decision before anything comes of it. Raises ``Refused`` when it cannot be kept."""
@@ -369,7 +391,7 @@ class Gateway:
             level=str(case.level),
             status=_own_status(case, self.config),
             stages_ms=case.stages,
-            raw=call.body.decode(errors="backslashreplace") if self.config.audit.raw else None,
+            raw=call.body.decode(errors="backslashreplace") if self.config.audit.raw and call.body else None,
         )
         try:
             if entry.raw is None and self._audit.depth < self.config.audit.queue:
@@ -383,6 +405,19 @@ class Gateway:
             message = "the decision could not be kept, and nothing was sent on: try again later"
             raise Refused(503, message, "audit_failed", [(b"retry-after", b"1")]) from error
 
+    async def _recorded(self, call: Call, refused: Refused) -> Refused:
+        """The refusal to answer with: of a request that was not even read there is a record as well."""
+        if not call.undecided:
+            return refused
+        terms = Terms.of(self.config, self._routes.get(call.path), call.key)
+        case = self._judge.refused(call.id, terms.mode, refused)
+        call.decided(case.receipt, (), {})
+        try:
+            await self._record(call, case, DIALECT_OF.get(call.path, ""))
+        except Refused as failed:
+            return failed
+        return refused
+
     async def _blocked(self, call: Call, dialect: Dialect, case: Case) -> None:
         notice = case.notice or ""
         if self.config.blocked == "error" or case.request is None:
@@ -393,6 +428,9 @@ class Gateway:
             await call.answer(200, dialect.blocked(case.request, notice, call.id), JSON)
 
     def _headers_for(self, call: Call, target: Target) -> CIMultiDict[str]:
+        if call.query and self._keys.holds_key(call.query):
+            message = "a key of this gateway stands in the query string, which ends up in logs: send it in a header"
+            raise Refused(400, message, "key_in_query")
         try:
             return request_headers(call.headers, target, call.used_header, self._keys.holds_key)
         except UnicodeDecodeError as error:
@@ -402,7 +440,7 @@ class Gateway:
         """Sends the call's body on, and passes the answer back."""
         headers.update(tracing.outgoing_headers())
         response = await self._upstream.send(call.method, target.url(call.path, call.query), headers, call.body)
-        call.body = b""  # an answer may take minutes: nothing holds the pictures meanwhile
+        self._let_go(call)  # an answer may take minutes: nothing holds the pictures meanwhile
         try:
             await relay(call, response, connected)
         finally:
@@ -412,19 +450,25 @@ class Gateway:
     # The rest
 
     async def _models(self, call: Call) -> None:
+        call.outcome = call.intended = "none"  # whatever the upstream answers: nothing of a client's went there
         async with Connected(call.receive) as connected:
             await self._forward(call, self._default, self._headers_for(call, self._default), connected)
 
     async def _unguarded(self, call: Call) -> None:
         """A path that the configuration lets pass: marked, and recorded, as judged by nobody."""
-        limits = self.config.limits
-        call.body = await read_body(call.receive, call.headers, limits.body_bytes, limits.body_seconds)
-        headers = self._headers_for(call, self._default)
+        call.undecided = True
+        target = self._target_below(call.path)
+        headers = self._headers_for(call, target)
+        await self._read_body(call)
         case = self._judge.passed(call.id, call.body)
         call.decided(case.receipt, (), {})
         await self._record(call, case, "")
         async with Connected(call.receive) as connected:
-            await self._forward(call, self._default, headers, connected)
+            await self._forward(call, target, headers, connected)
+
+    def _target_below(self, path: str) -> Target:
+        """Where what lies below a guarded path belongs, such as /v1/messages/count_tokens; else the default."""
+        return next((target for above, target in self._targets.items() if path.startswith(f"{above}/")), self._default)
 
     async def _litellm(self, call: Call) -> None:
         await self._read(call)
@@ -436,7 +480,9 @@ class Gateway:
                 raise Refused(400, str(error), "bad_request") from error
             if question is None:
                 connected.release()
-                call.outcome = call.intended = "unguarded"
+                passed = self._judge.passed(call.id, None)
+                call.decided(passed.receipt, (), {})
+                await self._record(call, passed, "litellm")
                 await call.answer_json(200, litellm.NOTHING)
                 return
             case = await self._judge.judge(question, question.body, terms, call.owner, call.id)

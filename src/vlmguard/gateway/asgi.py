@@ -41,8 +41,13 @@ def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     return found[0] if found else None
 
 
-async def read_body(receive: Receive, headers: Headers, most: int, seconds: float) -> bytes:
-    """The whole request body. Raises ``Refused`` when it is too large or too slow, ``ClientGone``."""
+async def read_body(
+    receive: Receive, headers: Headers, most: int, seconds: float, hold: Callable[[int], None] = lambda size: None
+) -> bytes:
+    """The whole request body. ``hold`` is told of every piece's size, and may refuse it.
+
+    Raises ``Refused`` when it is too large or too slow, ``ClientGone``.
+    """
     declared = header(headers, b"content-length")
     if declared is not None and int(declared) > most:
         raise _too_large(most)
@@ -58,6 +63,7 @@ async def read_body(receive: Receive, headers: Headers, most: int, seconds: floa
                 size += len(pieces[-1])
                 if size > most:
                     raise _too_large(most)
+                hold(len(pieces[-1]))
                 more = message.get("more_body", False)
     except TimeoutError:
         raise _too_slow(seconds) from None

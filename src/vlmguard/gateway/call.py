@@ -32,12 +32,16 @@ class Call:
     used_header: bytes | None = None
     """The header in which the caller's key stood."""
     body: bytes = field(default=b"", repr=False)
+    held: int = 0
+    """Bytes that were counted for the body."""
     status: int = 0
     """Of the answer, once it has begun."""
     outcome: str = ""
     intended: str = ""
     categories: tuple[str, ...] = ()
     stages: dict[str, float] = field(default_factory=dict)
+    undecided: bool = False
+    """Whether it brings content for a model and nothing was decided about it yet."""
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -48,11 +52,15 @@ class Call:
         """Notes what was decided, for the answer's headers and the metrics."""
         self.outcome, self.intended = receipt.outcome.value, receipt.intended_outcome.value
         self.categories, self.stages = categories, stages
+        self.undecided = False
+
+    @property
+    def told(self) -> str:
+        """The outcome as headers and metrics tell it: of a request about which nothing was decided, too."""
+        return self.outcome or ("none" if self.status < 400 else "refused")
 
     def _marks(self) -> Headers:
-        marks = [(b"x-vlmguard-id", self.id.encode())]
-        if self.outcome:
-            marks.append((b"x-vlmguard-outcome", self.outcome.encode()))
+        marks = [(b"x-vlmguard-id", self.id.encode()), (b"x-vlmguard-outcome", self.told.encode())]
         if self.intended != self.outcome:
             marks.append((b"x-vlmguard-intended-outcome", self.intended.encode()))
         return marks

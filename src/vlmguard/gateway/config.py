@@ -60,6 +60,7 @@ class LimitSettings:
     body_seconds: float = _setting(60.0, "longest time for a request body to arrive")
     header_seconds: float = _setting(20.0, "longest time for a request's headers to arrive")
     write_seconds: float = _setting(120.0, "longest time a client may take nothing of an answer")
+    held_bytes: int = _setting(1_000_000_000, "most bytes of request bodies held at one time in each worker")
     in_flight: int = _setting(4096, "most requests at one time in each worker")
 
 
@@ -139,6 +140,8 @@ class Config:
     routes: tuple[Route, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Setting → where it was said: ``flag``, a variable's name, a file's. Left out: the default."""
+    unknown: tuple[str, ...] = field(default=(), compare=False)
+    """Variables that are called like settings, and are none."""
 
     @property
     def is_loopback(self) -> bool:
@@ -191,16 +194,49 @@ def load(
         _known(name, settings(), str(file))
         values[name], origin[name] = _from_file(name, value, str(file), environment), str(file)
     for name in settings():
-        if (text := environment.get(variable(name))) is not None:
-            values[name], origin[name] = _from_text(name, text, variable(name)), variable(name)
+        if (text := environment.get(variable(name))) is not None and not _is_link(variable(name), text):
+            values[name], origin[name] = _from_text(name, text, variable(name), environment), variable(name)
     for name, value in (flags or {}).items():
-        values[name] = _from_text(name, value, _flag(name)) if isinstance(value, str) else value
+        values[name] = _from_text(name, value, _flag(name), environment) if isinstance(value, str) else value
         origin[name] = "flag"
     if not values.get("upstream"):
         raise InputError("the upstream is missing: vlmguard serve --upstream http://127.0.0.1:8000/v1")
     config = _build(values, keys, routes, origin)
+    config = dataclasses.replace(config, unknown=_unknown_variables(environment, _named_in(file)))
     _check(config)
     return config
+
+
+_OTHERS = ("VLMGUARD_API_KEY",)
+"""Variables of ours that are no settings of the gateway's: the key of a model rewriter's endpoint."""
+_LINK = re.compile(r"VLMGUARD_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)")
+
+
+def _is_link(name: str, text: str) -> bool:
+    """Whether Kubernetes set a variable, as it does for a service that is called vlmguard."""
+    return _LINK.fullmatch(name) is not None and (name != variable("port") or "://" in text)
+
+
+def _named_in(file: Path | None) -> frozenset[str]:
+    """Variables that a file takes secrets from."""
+    return frozenset() if file is None else frozenset(re.findall(r"env:(\w+)", file.read_text(encoding="utf-8-sig")))
+
+
+def _unknown_variables(environment: Mapping[str, str], named: frozenset[str]) -> tuple[str, ...]:
+    """Raises ``InputError`` for one that is nearly a setting's: a slip there would be a setting that does not hold."""
+    known = {variable(name) for name in settings()}
+    strange = [
+        name
+        for name, text in environment.items()
+        if name.startswith(PREFIX) and name not in known | named | {*_OTHERS} and not _is_link(name, text)
+    ]
+    for name in strange:
+        if near := difflib.get_close_matches(name, sorted(known), n=1, cutoff=_NEARLY):
+            raise InputError(f"unknown variable {name}; did you mean {near[0]!r}?")
+    return tuple(strange)
+
+
+_NEARLY = 0.9
 
 
 def _flag(name: str) -> str:
@@ -235,7 +271,7 @@ def _known(name: str, known: Mapping[str, object], where: str) -> None:
 
 def _from_file(name: str, value: object, where: str, environment: Mapping[str, str]) -> Any:
     kind = hint(name)
-    if settings()[name].metadata["secret"] and isinstance(value, str):
+    if _may_be_elsewhere(name) and isinstance(value, str):
         return _secret(value, f"{where}: {name}", environment)
     if get_origin(kind) is tuple:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -246,10 +282,15 @@ def _from_file(name: str, value: object, where: str, environment: Mapping[str, s
     return _word(kind, value, f"{where}: {name}")
 
 
-def _from_text(name: str, text: str, where: str) -> Any:
+def _may_be_elsewhere(name: str) -> bool:
+    """Whether a setting holds a secret, and may name a variable (``env:NAME``) in its place."""
+    return settings()[name].metadata["secret"] or name == "audit.url"
+
+
+def _from_text(name: str, text: str, where: str, environment: Mapping[str, str]) -> Any:
     kind = hint(name)
-    if settings()[name].metadata["secret"]:
-        return text.strip()  # what is read from a file ends in a line end
+    if _may_be_elsewhere(name):
+        return _secret(text, where, environment).strip()  # what is read from a file ends in a line end
     if get_origin(kind) is tuple:
         return tuple(item.strip() for item in text.split(",") if item.strip())
     if kind is bool:
@@ -361,6 +402,8 @@ def _check(config: Config) -> None:
             raise InputError(f"{name} is a number above 0, not {value}")
     if not 0 <= config.port <= 65535:
         raise InputError(f"port is a number up to 65535, not {config.port}")
+    if config.limits.held_bytes < config.limits.body_bytes:
+        raise InputError("limits.held_bytes is less than limits.body_bytes: the largest body would never be taken")
     _check_credentials(config)
     hashes = [key.hash for key in config.keys]
     if len(set(hashes)) != len(hashes):
@@ -443,6 +486,7 @@ def show(config: Config) -> str:
         lines += ["", f"[keys.{_toml(key.id)}]", *_shown(key, "id")]
     for route in config.routes:
         lines += ["", f"[routes.{_toml(route.path)}]", *_shown(route, "path")]
+    lines += [f"# {name} is set, and is no setting" for name in config.unknown]
     return "\n".join(lines)
 
 

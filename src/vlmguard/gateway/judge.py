@@ -247,9 +247,8 @@ class Judge:
             # What was fetched is sent: else the upstream would fetch it again, and perhaps something else.
             monitored = terms.mode is Mode.MONITOR
             sent = request.body if monitored else await run(large, dialect.splice, request, chat)
-        rows = tuple(
-            row for message in request.chat.messages for part in message.parts for row in unjudged(part, Reason.FAILURE)
-        )
+        parts = (*request.chat.tools, *(part for message in request.chat.messages for part in message.parts))
+        rows = tuple(row for part in parts for row in unjudged(part, Reason.FAILURE))
         receipt = self._bare_receipt(id, terms.mode, outcome, intended, failure, guard.policy.hash, rows, sent)
         refused = None
         if outcome is Outcome.BLOCK:
@@ -271,8 +270,15 @@ class Judge:
         receipt = self._bare_receipt(id, mode, outcome, Outcome.BLOCK, failure, "", rows, sent)
         return Case(receipt, sent, None, None, None, refused, (), Level.NONE, stages.found)
 
-    def passed(self, id: str, body: bytes) -> Case:
-        """The case of a request on a path that is not guarded."""
+    def refused(self, id: str, mode: Mode, refused: Refused) -> Case:
+        """The case of a request that was refused before it was read: for its size, its time, its headers."""
+        rows = unjudged(Opaque("request", "", Reason.UNREADABLE), Reason.UNREADABLE)
+        outcome = Outcome.BLOCK
+        receipt = self._bare_receipt(id, mode, outcome, outcome, f"refused: {refused.kind}", "", rows, None)
+        return Case(receipt, None, None, None, None, refused, (), Level.NONE, {})
+
+    def passed(self, id: str, body: bytes | None) -> Case:
+        """The case of a request that goes on and that nobody judges. ``None``: nothing goes on from here."""
         rows = unjudged(Opaque("request", "", Reason.OPAQUE), Reason.OPAQUE)
         outcome = Outcome.UNGUARDED
         receipt = self._bare_receipt(id, self._config.mode, outcome, outcome, None, "", rows, body)

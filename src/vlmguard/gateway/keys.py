@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import math
 import mmap
 import os
+import re
 import secrets
 import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
 
 from vlmguard.gateway.config import Key
 
@@ -21,6 +25,11 @@ Headers = Iterable[tuple[bytes, bytes]]
 OWN_HEADER = b"x-vlmguard-key"
 CREDENTIALS = (OWN_HEADER, b"authorization", b"x-api-key")
 """Where a key may stand, in the order in which they are looked at."""
+
+
+_ANY_END = re.compile(rb"[^A-Za-z0-9_.~-]+")
+_PLAIN_END = re.compile(rb"[\s&;=,:\"'?#]+")
+_REMEMBERED = 1024
 
 
 def new_key() -> tuple[str, str]:
@@ -39,6 +48,9 @@ class KeyRing:
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self._keys = {key.hash: key for key in keys}
+        # Clients send the same headers with every request.
+        self.holds_key = lru_cache(_REMEMBERED)(self._holds_key)
+        """Whether a known key stands anywhere in a header's value or a query string, as it is, escaped, or in Basic's base64."""
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -57,10 +69,15 @@ class KeyRing:
                 return key, name
         return None
 
-    def holds_key(self, value: bytes) -> bool:
-        """Whether a header's ``value`` is a known key, by itself or behind the word for its scheme."""
-        _, _, behind = value.strip().partition(b" ")
-        return any(hashlib.sha256(word.strip()).hexdigest() in self._keys for word in (value, behind))
+    def _holds_key(self, value: bytes) -> bool:
+        if not self._keys:
+            return False
+        words = {value.strip(), *_words(value)}
+        if b"%" in value:
+            words |= _words(unquote_to_bytes(value))
+        if value[:6].lower() == b"basic ":
+            words |= _words(_plain(value[6:].strip()))
+        return any(hashlib.sha256(word).hexdigest() in self._keys for word in words)
 
     def _find(self, value: bytes) -> Key | None:
         digest = hashlib.sha256(value).hexdigest()
@@ -69,6 +86,19 @@ class KeyRing:
             if hmac.compare_digest(hash, digest):
                 found = key
         return found
+
+
+def _words(value: bytes) -> set[bytes]:
+    """What a key could be in ``value``. A key may hold some of the signs that end others, so pieces are cut in two ways."""
+    return {piece for cut in (_ANY_END, _PLAIN_END) for piece in cut.split(value) if piece}
+
+
+def _plain(coded: bytes) -> bytes:
+    """What stands in base64, or nothing."""
+    try:
+        return base64.b64decode(coded + b"=" * (-len(coded) % 4))
+    except ValueError:
+        return b""
 
 
 class RateLimiter:

@@ -17,6 +17,7 @@ from vlmguard.gateway.asgi import to_json
 from vlmguard.gateway.judge import Case
 from vlmguard.types import Chat, Image, Message, Opaque, Part, Reason, Text
 from vlmguard.wire import RemoteImage, Request, openai_chat
+from vlmguard.wire.content import read_definitions
 from vlmguard.wire.json_text import quote, read_object
 from vlmguard.wire.pictures import REMOTE, data_url, read_base64, read_url
 
@@ -39,7 +40,7 @@ def read(body: bytes) -> Question | None:
         raise WireError("/model is a string")
     if value["input_type"] == "response" or not (texts or images or messages):
         return None
-    return Question(body, texts, images, messages or [], model or "")
+    return Question(body, texts, images, messages or [], model or "", read_definitions(value, ("tools",)))
 
 
 def _strings(value: dict[str, Any], key: str) -> list[str]:
@@ -60,9 +61,14 @@ class Question:
     images: list[str]
     messages: list[Any]
     model: str
+    tools: tuple[Text, ...] = ()
 
     def read(self, body: bytes) -> Request:
         """The chat that is asked about. Raises ``WireError``."""
+        request = self._read(body)
+        return replace(request, chat=replace(request.chat, tools=self.tools))
+
+    def _read(self, body: bytes) -> Request:
         if (chat := self._of_messages()) is not None:
             return replace(chat, body=body, model=self.model)
         parts = [_picture(image, f"/images/{number}") for number, image in enumerate(self.images)]
@@ -91,7 +97,7 @@ class Question:
 
     def splice(self, request: Request, after: Chat) -> bytes:
         """The answer that has the proxy say what ``after`` says. Raises ``WireError`` where it has no way to."""
-        if after == request.chat and not request.inlined:
+        if after.messages == request.chat.messages and not request.inlined:
             return to_json(NOTHING)
         added = len(after.messages) - len(request.chat.messages)
         safety = "\n\n".join(message.text for message in after.messages[:added])

@@ -92,7 +92,14 @@ def _operation(
 def _marked(response: dict[str, Any]) -> dict[str, Any]:
     return {
         **response,
-        "headers": {"x-vlmguard-id": {"schema": _ID, "description": "Of the receipt, and of the log's lines"}},
+        "headers": {
+            "x-vlmguard-id": {"schema": _ID, "description": "Of the receipt, and of the log's lines"},
+            "x-vlmguard-outcome": {
+                "required": True,
+                "schema": {"enum": [*_OUTCOMES, "refused", "none"]},
+                "description": "What became of the request",
+            },
+        },
     }
 
 
@@ -109,7 +116,6 @@ def _guarded(summary: str, body: str, error: str) -> dict[str, Any]:
         requestBody={"required": True, "content": {"application/json": {"schema": _ref(body)}}},
     )
     marks = {
-        "x-vlmguard-outcome": {"schema": {"enum": _OUTCOMES}, "description": "What became of the request"},
         "x-vlmguard-intended-outcome": {
             "schema": {"enum": _OUTCOMES},
             "description": "What would have, where it differs",
@@ -179,37 +185,100 @@ def _ready() -> dict[str, Any]:
     return operation
 
 
+_TEXT: dict[str, Any] = {"type": "string"}
+_MAYBE_TEXT: dict[str, Any] = {"type": ["string", "null"]}
+_LIST_OF_OBJECTS: dict[str, Any] = {"type": ["array", "null"], "items": {"type": "object"}}
+
+
+def _kind(name: str, **needed: Any) -> dict[str, Any]:
+    """A part of a known type: what must stand in it."""
+    return {"type": "object", "required": ["type", *needed], "properties": {"type": {"const": name}, **needed}}
+
+
+def _other(*known: str) -> dict[str, Any]:
+    """A part of a type that is not read, or of none: it passes, and is unjudged."""
+    return {"type": "object", "properties": {"type": {"not": {"enum": [*known]}}}}
+
+
+def _content(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [_TEXT, {"type": "null"}, {"type": "array", "items": {"anyOf": [*parts]}}]}
+
+
+def _messages(roles: list[str], content: dict[str, Any], **more: Any) -> dict[str, Any]:
+    properties = {"role": {"enum": roles}, "content": content, **more}
+    return {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "object", "required": ["role"], "properties": properties},
+    }
+
+
+def _openai_content() -> dict[str, Any]:
+    url = {"anyOf": [_TEXT, {"type": "object", "required": ["url"], "properties": {"url": _TEXT}}]}
+    texts = [_kind(name, text=_TEXT) for name in ("text", "input_text", "output_text")]
+    pictures = [_kind(name, image_url=url) for name in ("image_url", "input_image")]
+    names = ("text", "input_text", "output_text", "refusal", "image_url", "input_image", "computer_screenshot")
+    return _content(_TEXT, *texts, _kind("refusal", refusal=_TEXT), *pictures, _other(*names))
+
+
+def _anthropic_content() -> dict[str, Any]:
+    def source(name: str, key: str) -> dict[str, Any]:
+        return _kind(name, **{key: _TEXT})
+
+    picture = {"anyOf": [source("base64", "data"), source("url", "url"), _other("base64", "url")]}
+    names = ("text", "image", "document", "tool_result")
+    said = _content(_kind("text", text=_TEXT), _other("text", "image", "document"))
+    result = {
+        "type": "object",
+        "required": ["type"],
+        "properties": {"type": {"const": "tool_result"}, "content": said},
+    }
+    return _content(_kind("text", text=_TEXT), _kind("image", source=picture), result, _other(*names))
+
+
 def _schemas() -> dict[str, Any]:
-    text = {"type": "string"}
-    part = {"type": "object", "required": ["type"], "properties": {"type": text}}
-    content = {"anyOf": [text, {"type": "array", "items": part}]}
-    envelope = {"model": text, "stream": {"type": "boolean"}}
+    text = _TEXT
+    envelope = {"model": _MAYBE_TEXT, "stream": {"type": ["boolean", "null"]}}
 
-    def body(required: list[str], properties: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "object", "required": required, "properties": {**envelope, **properties}}
+    def body(required: list[str], properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {"type": "object", "required": required, "properties": {**envelope, **properties}, **more}
 
-    def messages(roles: list[str]) -> dict[str, Any]:
-        message = {"type": "object", "required": ["role"], "properties": {"role": {"enum": roles}, "content": content}}
-        return {"type": "array", "minItems": 1, "items": message}
-
+    roles = ["system", "developer", "user", "assistant", "tool"]
+    content = _openai_content()
+    said = _messages([*roles, "function"], content, refusal=_MAYBE_TEXT, tool_calls=_LIST_OF_OBJECTS)
+    item = {
+        "anyOf": [
+            {
+                "type": "object",
+                "required": ["role"],
+                "properties": {"type": {"const": "message"}, "role": {"enum": roles}, "content": content},
+            },
+            _kind("item_reference", id=text),
+            _kind("function_call", arguments=text),
+            _kind("function_call_output", output=text),
+            {
+                "type": "object",
+                "required": ["type"],
+                "properties": {"type": {"type": "string", "not": {"enum": ["message", "function_call_output"]}}},
+            },
+            {"type": "object", "required": ["id"], "properties": {"type": {"type": "null"}, "role": False}},
+        ]
+    }
+    tokens = {"type": "array", "minItems": 1, "items": {"type": "integer"}}
+    prompts = {"type": "array", "minItems": 1, "items": {"anyOf": [text, tokens]}}
     detail = {"message": text, "type": text, "code": {"type": ["string", "null"]}}
     error = {"type": "object", "required": ["message", "type"], "properties": detail}
     return {
-        "ChatCompletion": body(
-            ["messages"], {"messages": messages(["system", "developer", "user", "assistant", "tool", "function"])}
-        ),
-        "Response": body(
-            [], {"input": {"anyOf": [text, {"type": "array", "minItems": 1, "items": {"type": "object"}}]}}
-        ),
-        "Messages": body(["messages"], {"messages": messages(["user", "assistant", "system"]), "system": content}),
-        "Completion": body(
-            ["prompt"],
+        "ChatCompletion": body(["messages"], {"messages": said}),
+        "Response": body(["input"], {"input": {"anyOf": [text, {"type": "array", "minItems": 1, "items": item}]}}),
+        "Messages": body(
+            ["messages"],
             {
-                "prompt": {
-                    "anyOf": [text, {"type": "array", "minItems": 1, "items": {"anyOf": [text, {"type": "integer"}]}}]
-                }
+                "messages": _messages(["user", "assistant", "system"], _anthropic_content()),
+                "system": _anthropic_content(),
             },
         ),
+        "Completion": body(["prompt"], {"prompt": {"anyOf": [text, tokens, prompts]}, "suffix": _MAYBE_TEXT}),
         "LiteLLM": {
             "type": "object",
             "required": ["input_type"],
@@ -217,7 +286,8 @@ def _schemas() -> dict[str, Any]:
                 "input_type": {"enum": ["request", "response"]},
                 "texts": {"type": ["array", "null"], "items": text},
                 "images": {"type": ["array", "null"], "items": text},
-                "structured_messages": {"type": ["array", "null"], "items": {"type": "object"}},
+                "structured_messages": {"type": ["array", "null"]},
+                "tools": {"description": "Definitions, read for orders"},
                 "model": {"type": ["string", "null"]},
             },
         },

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import re
 from typing import Any
 
 import uvicorn
@@ -10,8 +13,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vlmguard.gateway.config import LimitSettings
 
+_log = logging.getLogger("vlmguard.gateway")
 MOST_HEADERS = 64 * 1024
 """Bytes of a request line and its headers."""
+
+
+_UPGRADE = re.compile(rb"(?<=\r\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
+_HALF_UPGRADE = re.compile(rb"\r(?:\n(?:u(?:p(?:g(?:r(?:a(?:d(?:e[ \t]*)?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
+_IGNORED = b"ignored"
+"""As long as the name in whose place it goes, so that nothing behind it shifts."""
 
 
 class Corked:
@@ -58,8 +68,12 @@ class TimedProtocol(HttpToolsProtocol):
         self._header_seconds, self._write_seconds = limits.header_seconds, limits.write_seconds
         self._stuck: asyncio.TimerHandle | None = None
         self._waiting: asyncio.TimerHandle | None = None
-        self._in_head = False
+        self._in_head = self._in_body = False
         self._head_bytes = 0
+        self._kept = b""
+        """The end of what came of a head, when it may be half the name of an offer."""
+        self._offers = 0
+        """Offers to speak another protocol in this request's head."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(Corked(transport, self.loop))  # type: ignore[arg-type]
@@ -88,7 +102,7 @@ class TimedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._waiting is None and self._is_idle:
             self._start_clock()  # the first bytes of another request on a kept connection
-        super().data_received(data)
+        super().data_received(data if self._in_body else self._without_offers(data))
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEADERS and not self.transport.is_closing():
@@ -98,9 +112,29 @@ class TimedProtocol(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
         super().on_message_begin()
 
+    def _without_offers(self, data: bytes) -> bytes:
+        """A server may pass over an offer to speak another protocol (RFC 9110, 7.8), and Java's client makes one with every
+        request. The parser does not: it takes the body for that protocol's. So it is not shown the offer."""
+        data, self._kept = self._kept + data, b""
+        end = data.find(b"\r\n\r\n")
+        if end < 0 and (cut := _HALF_UPGRADE.search(data)) is not None:  # its name may be cut in two
+            data, self._kept = data[: cut.start()], data[cut.start() :]
+        if _UPGRADE.search(data, 0, len(data) if end < 0 else end) is None:
+            return data
+        head, rest = (data, b"") if end < 0 else (data[:end], data[end:])
+        head, self._offers = _UPGRADE.subn(_IGNORED, head)
+        return head + rest
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._in_body = False, True
         self._stop_clock()
+        if self._offers:
+            self._offers = 0
+            self.headers[:] = [pair for pair in self.headers if pair[0] != _IGNORED]
         super().on_headers_complete()
 
     @property
@@ -120,10 +154,21 @@ class TimedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(b"408 Request Timeout")
 
-    def _refuse(self, status: bytes) -> None:
+    def _refuse(self, status: bytes, *, is_within: bool | None = None) -> None:
+        """``is_within``: whether another answer is under way; else that is so as long as a request is."""
         self._stop_clock()
-        if not self._is_idle:  # within another answer there is no place to say it
+        if (
+            is_within if is_within is not None else not self._is_idle
+        ):  # within another answer there is no place to say it
             self.transport.abort()
             return
-        self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        id = os.urandom(16).hex()
+        _log.info("a connection was refused: %s", status.decode(), extra={"request_id": id})
+        marks = f"x-vlmguard-id: {id}\r\nx-vlmguard-outcome: refused\r\n".encode()
+        self.transport.write(b"HTTP/1.1 %b\r\n%bcontent-length: 0\r\nconnection: close\r\n\r\n" % (status, marks))
         self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Uvicorn's answer to what is no HTTP, in the form of ours."""
+        begun = not self._is_idle and self.cycle.response_started
+        self._refuse(b"400 Bad Request", is_within=begun)

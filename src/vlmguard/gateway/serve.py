@@ -8,20 +8,24 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import secrets
+import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from vlmguard.errors import InputError, VlmguardError
+from vlmguard.errors import AuditError, InputError, VlmguardError
 from vlmguard.gateway import logs, metrics
 from vlmguard.gateway.app import Gateway, Secrets
 from vlmguard.gateway.asgi import Receive, Scope, Send
@@ -75,6 +79,12 @@ class Launcher:
         await self._app(scope, receive, send)
         if scope["type"] == "lifespan":
             self.failure = self._gateway.failure
+            self._tell_parent()
+
+    def _tell_parent(self) -> None:
+        if self.failure is not None and self.secrets.failures is not None:
+            with Path(self.secrets.failures).open("a", encoding="utf-8") as file:
+                file.write(f"worker {os.getpid()}: {self.failure}\n")
 
     def _prepare(self) -> None:
         """What holds for the whole process: Python's defaults are not made for a server that judges on threads."""
@@ -97,7 +107,13 @@ def make_secrets(config: Config) -> Secrets:
     """
     signing = read_key(config.receipt_key) if config.receipt_key else None
     rates = RateLimiter.make_file(len(config.keys)) if config.workers > 1 and config.keys else None
-    return Secrets(signing or secrets.token_bytes(32), signing, rates)
+    return Secrets(signing or secrets.token_bytes(32), signing, rates, _failures_file() if config.workers > 1 else None)
+
+
+def _failures_file() -> str:
+    descriptor, name = tempfile.mkstemp(prefix="vlmguard-failures-")
+    os.close(descriptor)
+    return name
 
 
 def check(config: Config, shared: Secrets) -> None:
@@ -149,6 +165,8 @@ def server_config(config: Config, app: object) -> uvicorn.Config:
 def serve(config: Config) -> int:
     """Serves until it is told to stop; returns the exit code. Raises ``VlmguardError`` when it cannot start."""
     logs.configure(config.log_level, config.log_json)
+    for name in config.unknown:
+        _log.warning("the variable %s is called like a setting, and is none", name)
     shared = make_secrets(config)
     launcher = Launcher(config, shared)
     try:
@@ -160,15 +178,32 @@ def serve(config: Config) -> int:
         if config.workers > 1:
             with metrics.shared():
                 Multiprocess(found, sockets=[bound]).run()
+            if shared.failures is not None and (failures := Path(shared.failures).read_text(encoding="utf-8")):
+                raise AuditError(failures.strip())
             return 0
-        with suppress(SystemExit):  # the server's way to say that the application did not start
+        with suppress(SystemExit), _outliving_signals():  # it exits when the application did not start
             uvicorn.Server(found).run(sockets=[bound])
         if launcher.failure is not None:
             raise launcher.failure
         return 0
     finally:
-        if shared.rates is not None:
-            Path(shared.rates).unlink(missing_ok=True)
+        for file in (shared.rates, shared.failures):
+            if file is not None:
+                Path(file).unlink(missing_ok=True)
+
+
+@contextmanager
+def _outliving_signals() -> Iterator[None]:
+    """When it has stopped, the server sends itself the signal that stopped it, and what was lost would be told by no exit code."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def show_new_key(name: str) -> str:

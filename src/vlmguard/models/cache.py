@@ -69,6 +69,11 @@ class Cache:
             await asyncio.to_thread(self._keep, file, completion)
         return completion
 
+    async def forget(self, chat: Chat, sampling: Sampling, /) -> None:
+        """Drops a kept answer that was of no use: whoever asks again gets a new one."""
+        file = self._file(question_key(self._identity, chat, sampling, self._tenant))
+        await asyncio.to_thread(file.unlink, missing_ok=True)
+
     async def close(self) -> None:
         """Closes the model inside."""
         await close(self._model)

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from vlmguard.errors import CutOffError
-from vlmguard.models.wrapper import close, open_stream
+from vlmguard.models.wrapper import close, forget, open_stream
 from vlmguard.protocols import Model
 from vlmguard.types import Chat, Completion, Sampling
 
@@ -51,6 +51,10 @@ class Until:
         except CutOffError:
             reason = "length"
         return Completion(reader.text, reason, seconds=time.perf_counter() - started)
+
+    async def forget(self, chat: Chat, sampling: Sampling, /) -> None:
+        """Drops the answer that the model inside keeps, if it does."""
+        await forget(self._model, chat, sampling)
 
     async def close(self) -> None:
         """Closes the model inside."""

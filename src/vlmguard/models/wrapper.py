@@ -48,6 +48,13 @@ async def close(thing: object) -> None:
         await thing.close()
 
 
+async def forget(model: Model, chat: Chat, sampling: Sampling) -> None:
+    """Drops a kept answer that was of no use, so that the question is asked anew; nothing happens where none is kept."""
+    drop = getattr(model, "forget", None)
+    if drop is not None:
+        await drop(chat, sampling)
+
+
 class Wrapper:
     """A model around a model, with nothing changed: the base of those that change something."""
 
@@ -68,6 +75,10 @@ class Wrapper:
         async with aclosing(open_stream(self._model, chat, sampling)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def forget(self, chat: Chat, sampling: Sampling, /) -> None:
+        """Drops the answer that the model inside keeps, if it does."""
+        await forget(self._model, chat, sampling)
 
     async def close(self) -> None:
         """Closes the model inside."""

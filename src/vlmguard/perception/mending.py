@@ -57,8 +57,11 @@ _BASE32_PIECE = re.compile(r"[A-Z0-9|]{1,}={0,6}|={1,6}")
 _DECIMAL_PIECE = re.compile(r"\d{1,}[,;]?")
 
 
-def _runs(text: str, piece: re.Pattern[str], opens: Callable[[str], bool]) -> Iterator[_Run]:
-    """Rows of pieces, each beginning with one that ``opens``; padding ends a code."""
+def _runs(text: str, piece: re.Pattern[str], mark: re.Pattern[str], opens: Callable[[str], bool]) -> Iterator[_Run]:
+    """Rows of pieces, each beginning with one that ``opens``; padding ends a code. ``mark`` is in every piece that opens and in
+    few texts: most are done with at one look."""
+    if not mark.search(text, 0, _MOST_SEARCHED):
+        return
     tokens = list(_PIECE.finditer(text[:_MOST_SEARCHED]))
     at = found = 0
     while at < len(tokens) and found < _MOST_RUNS:
@@ -93,6 +96,17 @@ def _opens_base64(token: str) -> bool:
 
 def _opens_hex(token: str) -> bool:
     return any(map(str.isdigit, token))
+
+
+def _opens_base32(token: str) -> bool:
+    return len(token) >= (8 if any(map(str.isdigit, token)) else 12)
+
+
+_TURN = re.compile(r"[a-z][A-Z]")
+_DIGIT = re.compile(r"[0-9]")
+_BIT = re.compile(r"[01]")
+_EIGHT = re.compile(r"[A-Z0-9|=]{8}")
+_TWO_DIGITS = re.compile(r"\d\d")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -164,7 +178,7 @@ def _base64_steps(signs: str, at: int, torn: bool) -> Iterator[tuple[int, float,
 
 def read_torn_base64(text: str) -> Iterator[Passage]:
     """Standard and url-safe alphabet, over any number of lines."""
-    for run in _runs(text, _BASE64_PIECE, _opens_base64):
+    for run in _runs(text, _BASE64_PIECE, _TURN, _opens_base64):
         signs = run.signs.rstrip("=").replace("-", "+").replace("_", "/")
         plain = _decoded(signs)
         said = plain if plain and _is_prose(plain) else _mended(signs, _base64_steps)
@@ -237,7 +251,7 @@ def _hex_steps(signs: str, at: int, torn: bool) -> Iterator[tuple[int, float, st
 
 def read_torn_hex(text: str) -> Iterator[Passage]:
     """Digits run together, in groups or in pairs, over any number of lines."""
-    for run in _runs(text, _HEX_PIECE, _opens_hex):
+    for run in _runs(text, _HEX_PIECE, _DIGIT, _opens_hex):
         signs = re.sub(r"0[xX]|\\x|[:,-]", "", run.signs)
         digits = sum(map(str.isdigit, signs))
         if len(signs) < _LEAST or not 0.4 * len(signs) <= digits < len(signs):
@@ -248,7 +262,7 @@ def read_torn_hex(text: str) -> Iterator[Passage]:
 
 def read_torn_bits(text: str) -> Iterator[Passage]:
     """Zeros and ones, of which a reader makes O and l, in eights or sevens."""
-    for run in _runs(text, _BITS_PIECE, lambda token: len(token) > 3 and ("0" in token or "1" in token)):
+    for run in _runs(text, _BITS_PIECE, _BIT, lambda token: len(token) > 3 and ("0" in token or "1" in token)):
         bits = run.signs.translate(str.maketrans("OoQlI|", "000111"))
         for width in (8, 7):
             codes = [int(bits[at : at + width], 2) for at in range(0, len(bits) - width + 1, width)]
@@ -308,7 +322,7 @@ def _base32_steps(signs: str, at: int, torn: bool) -> Iterator[tuple[int, float,
 
 def read_torn_base32(text: str) -> Iterator[Passage]:
     """Over any number of lines; 0, 1 and 8, which its alphabet lacks, were O, I and B."""
-    for run in _runs(text, _BASE32_PIECE, lambda token: len(token) >= (8 if any(map(str.isdigit, token)) else 12)):
+    for run in _runs(text, _BASE32_PIECE, _EIGHT, _opens_base32):
         if said := _mended(run.signs.rstrip("="), _base32_steps):
             yield Passage(run.start, run.end, said, True)
 
@@ -327,7 +341,7 @@ def _decimal_steps(signs: str, at: int, torn: bool) -> Iterator[tuple[int, float
 
 def read_torn_decimals(text: str) -> Iterator[Passage]:
     """Character codes in decimals: a reader of pictures loses the spaces between some of them."""
-    for run in _runs(text, _DECIMAL_PIECE, lambda token: len(token.strip(",;")) > 1):
+    for run in _runs(text, _DECIMAL_PIECE, _TWO_DIGITS, lambda token: len(token.strip(",;")) > 1):
         signs = re.sub(r"\D", "", run.signs)
         if len(signs) >= 2 * _LEAST and (said := _mended(signs, _decimal_steps)):
             yield Passage(run.start, run.end, said, True)

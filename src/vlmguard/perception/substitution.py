@@ -30,6 +30,8 @@ _ARROW = r"(?:->|=>|-->|==>|→|⇒|⟶|↔|<->|<=>|:=|==?|≙|≡|\||:|⇔|>)"
 _Pairs = Iterable[tuple[str, str]]
 
 _QUOTED_PAIR = re.compile(rf"{_QUOTED}{_PAD}(?:{_ARROW}|(?:{_SAYS_MEANS})){_PAD}{_QUOTED}", re.IGNORECASE)
+_MEANS = re.compile(rf"\s(?:{_SAYS_MEANS})\s", re.IGNORECASE)
+"""What every match of ``_BARE_MEANS`` holds, and most texts do not: it is found in a tenth of the time."""
 _BARE_MEANS = re.compile(
     rf"(?:(?:where|let|if|and|word|says?|term|that|,|;){_GAP})?{_Q}(?P<a>{_WORD}){_Q}"
     rf"{_GAP}(?:{_SAYS_MEANS}){_GAP}(?:the word{_GAP}|the term{_GAP})?{_Q}(?P<b>{_WORD})",
@@ -188,8 +190,9 @@ def _stated(prompt: str) -> _Pairs:
         yield match["a"], match["b"]
     for match in _LET_BE.finditer(prompt):
         yield (match["a"], match["b"]) if match["a"] else (match["c"], match["d"])
-    for match in _BARE_MEANS.finditer(prompt):
-        yield match["a"], match["b"]
+    if _MEANS.search(prompt):
+        for match in _BARE_MEANS.finditer(prompt):
+            yield match["a"], match["b"]
 
 
 def _tabled(prompt: str) -> _Pairs:

@@ -302,7 +302,7 @@ def _candidates(chat: Chat, sights: dict[str, Sight]) -> list[_Candidate]:
     carries = bool(sights) and is_mere_carrier(message.text)
     candidates = [
         *(() if carries else _of_words(message.text, "text", table)),
-        *_of_images(chat, message, sights, table, led=hands_over(message.text)),
+        *_of_images(chat, message, sights, table, led=bool(sights) and hands_over(message.text)),
         *_of_pairs(chat, message, sights),
     ]
     return [candidate for candidate in candidates if candidate.text.strip()]
@@ -323,7 +323,7 @@ def _of_words(text: str, source: str, table: dict[str, str] | None = None) -> It
 
 def _is_mere_code(text: str, views: Sequence[View]) -> bool:
     """Whether a text is no words but what hides others: the letters of a code say nothing to a scorer."""
-    return sense(text) < NO_SENSE and any(view.hidden for view in views)
+    return any(view.hidden for view in views) and sense(text) < NO_SENSE
 
 
 def _of_images(
@@ -509,6 +509,7 @@ def _picture_gap(text: str) -> Reason | None:
     return Reason.LANGUAGE
 
 
+@lru_cache(maxsize=256)
 def _language_known(text: str) -> bool:
     """Whether a text is in a language that the scorer knows, and no sentence of it plainly in another: a preamble in one does
     not speak for the rest. A text in which no language shows is known when it is short, or when a disguise undone shows one.

@@ -11,7 +11,7 @@ from vlmguard import trace
 from vlmguard.checks import check_kept, check_rewrite
 from vlmguard.errors import RewriteError, TraceError
 from vlmguard.models.whole import Until
-from vlmguard.models.wrapper import close, streams
+from vlmguard.models.wrapper import close, forget, streams
 from vlmguard.policy import Action, Policy
 from vlmguard.prompts import fill
 from vlmguard.protocols import Model
@@ -102,7 +102,10 @@ class ModelRewriter:
     # Asking
 
     async def _refinement(self, chat: Chat, question: Question) -> Refinement:
-        """What the model finds, at the first attempt or at the second, which is shown the error of the first."""
+        """What the model finds, at the first attempt or at the second, which is shown the error of the first.
+
+        Answers that led nowhere are not kept by any cache: the same chat would fail for ever.
+        """
         answer, cut = await self._ask(question.chat)
         try:
             return self._read(chat, answer, cut)
@@ -112,6 +115,8 @@ class ModelRewriter:
         try:
             return self._read(chat, answer, cut)
         except (TraceError, RewriteError) as error:
+            for asked in (question.chat, repair):
+                await forget(self._model, asked, self._sampling)
             raise type(error)(f"{error} (at the second attempt)") from error
 
     async def _ask(self, chat: Chat) -> tuple[str, bool]:

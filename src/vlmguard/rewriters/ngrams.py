@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ _WORDS = (1, 2, 3)
 _BASE = 0x9E3779B97F4A7C15
 """Odd, hence invertible modulo 2^64."""
 _INVERSE = pow(_BASE, -1, 1 << 64)
+_SALTS = np.array([*_CHARACTERS, *(100 + size for size in _WORDS)], dtype=np.uint64)
+"""Of each kind of n-gram, so that a word of three letters is not its own three characters."""
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT = np.uint64(40)
 _MASK = np.uint64(BUCKETS - 1)
@@ -67,32 +70,37 @@ def features(texts: Sequence[str]) -> Features:
     sums = np.zeros(len(codes) + 1, dtype=np.uint64)
     np.cumsum(codes.astype(np.uint64) * _powers(_BASE, len(codes)), out=sums[1:])
     inverses = _powers(_INVERSE, len(codes))
-    buckets: list[_Places] = []
-    owners: list[_Places] = []
-    for salt, all_starts, all_ends in _spans(codes):
-        kept = (owner[all_starts] == owner[all_ends - 1]) & (codes[all_starts] != _END)
-        starts, ends = all_starts[kept], all_ends[kept]
-        hashes = (sums[ends] - sums[starts]) * inverses[starts] + np.uint64(salt)
-        hashes = (hashes ^ (hashes >> _SHIFT)) * _MIX
-        buckets.append(((hashes >> _SHIFT) & _MASK).astype(np.int64))
-        owners.append(owner[starts])
-    of = np.concatenate(owners)
-    return Features(np.concatenate(buckets), of, np.bincount(of, minlength=len(texts)))
+    starts, ends, salts = _spans(codes)
+    if len(texts) > 1:
+        kept = (owner[starts] == owner[ends - 1]) & (codes[starts] != _END)
+        starts, ends, salts = starts[kept], ends[kept], salts[kept]
+    hashes = (sums[ends] - sums[starts]) * inverses[starts] + salts
+    hashes = (hashes ^ (hashes >> _SHIFT)) * _MIX
+    of = owner[starts]
+    return Features(((hashes >> _SHIFT) & _MASK).astype(np.int64), of, np.bincount(of, minlength=len(texts)))
 
 
-def _spans(codes: npt.NDArray[np.uint32]) -> list[tuple[int, _Places, _Places]]:
-    """(salt, starts, ends) of the n-grams of each kind; some reach over the end of a text."""
+def _spans(codes: npt.NDArray[np.uint32]) -> tuple[_Places, _Places, _Hashes]:
+    """Starts, ends and salts of all n-grams, one kind after another; some reach over the end of a text."""
     places = np.arange(len(codes) + 1, dtype=np.int64)
-    found = [(size, places[: max(0, len(codes) - size + 1)], places[size:]) for size in _CHARACTERS]
-    inside = np.concatenate([[False], (codes != _SPACE) & (codes != _END), [False]])
+    inside = np.zeros(len(codes) + 2, dtype=np.bool_)
+    inside[1:-1] = (codes != _SPACE) & (codes != _END)
     edges = np.flatnonzero(inside[1:] != inside[:-1])
-    starts, ends = edges[::2], edges[1::2]
-    found += [(100 + size, starts[: max(0, len(starts) - size + 1)], ends[size - 1 :]) for size in _WORDS]
-    return found
+    first, last = edges[::2], edges[1::2]
+    starts = [places[: max(0, len(codes) - size + 1)] for size in _CHARACTERS]
+    starts += [first[: max(0, len(first) - size + 1)] for size in _WORDS]
+    ends = [*(places[size:] for size in _CHARACTERS), *(last[size - 1 :] for size in _WORDS)]
+    salts = np.repeat(_SALTS, [len(some) for some in starts])
+    return np.concatenate(starts), np.concatenate(ends), salts
 
 
 def _powers(base: int, size: int) -> _Hashes:
     """1, base, base², … modulo 2^64."""
+    return _first_powers(base, 1 << max(12, (size - 1).bit_length()))[:size]
+
+
+@lru_cache(maxsize=8)
+def _first_powers(base: int, size: int) -> _Hashes:
     factors = np.full(size, base, dtype=np.uint64)
     factors[0] = 1
     return np.multiply.accumulate(factors)

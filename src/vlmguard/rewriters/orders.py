@@ -198,3 +198,38 @@ def _sentence_around(text: str, start: int, end: int) -> str:
     cut = _SENTENCE_END.search(text, end - 1, end + _LONGEST // 2)
     stop = cut.end() if cut else min(len(text), end + _LONGEST // 2)
     return " ".join(text[begin:stop].split())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Definitions of tools
+
+_TO_NOBODY = (
+    rf"\b{_DROP} {_OLD}{_INSTRUCTIONS}",
+    rf"\b{_DROP} (?:the )?(?:user|human)(?:['’]s)? (?:prompt|question|request|message|instructions?|query|input)",
+    r"\b(?:do not|don['’]t|never|without) (?:tell|telling|inform|informing|mention|mentioning|warn|warning|alert|alerting|"
+    r"notify|notifying) (?:(?:this|it|that|anything|them)(?: to)? )?(?:the )?(?:user|human)\b",
+    r"\b(?:read|reads|reading|open|cat|load|fetch|access|include|send|pass|upload)\b[^.\n]{0,80}?(?:~/\.\w|/etc/(?:passwd|shadow)|"
+    r"id_rsa|id_ed25519|\.ssh\b|\.aws/|\.env\b|\bmcp\.json|\bprivate keys?\b)",
+    r"\b(?:send|forward|exfiltrate|leak|upload|post|email|transmit) (?:(?:the|this|all|your|entire|full|user['’]?s?|any) ){0,4}"
+    r"(?:conversation|chat (?:history|log)|system prompt|credentials|context window|api keys?|passwords?)\b",
+    r"<\|?(?:im_start|im_end|endoftext|start_header_id|eot_id|begin_of_text)\|?>|\[/?INST\]|<</?SYS>>",
+    r"\byou are (?:now|no longer|henceforth) (?:dan|jailbroken|unrestricted|unfiltered|uncensored|in developer mode|not bound|free "
+    r"(?:from|of))\b",
+)
+"""A definition gives the assistant orders by its nature ("use this when …"): what counts is what no honest one says."""
+_DEFINITION_PATTERNS = tuple(re.compile(pattern.replace(" ", r"[\s_]{0,3}"), re.IGNORECASE) for pattern in _TO_NOBODY)
+
+
+def definition_is_read(text: str) -> bool:
+    """Whether ``orders_in_definition`` looks at the whole of ``text``."""
+    return len(text) <= _READ_CHARACTERS
+
+
+def orders_in_definition(text: str) -> str | None:
+    """The sentence in the words of a tool's definition that turns the assistant against its user; ``None`` when there is none."""
+    text = text[:_READ_CHARACTERS]
+    matches = [match for pattern in _DEFINITION_PATTERNS if (match := pattern.search(text))]
+    if not matches:
+        return None
+    first = min(matches, key=lambda match: match.start())
+    return _sentence_around(text, first.start(), first.end())

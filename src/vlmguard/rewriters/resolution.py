@@ -79,6 +79,8 @@ def resolve(prompt: str, readings: Sequence[str]) -> tuple[Composed, ...]:
         prompt = f"{prompt[: PROMPT_CHARACTERS // 2]} {prompt[-PROMPT_CHARACTERS // 2 :]}"
     pages = [_Page(number, _in_words(reading[:READ_CHARACTERS])) for number, reading in enumerate(readings, start=1)]
     pages = [page for page in pages if page.said]
+    if not pages:
+        return ()
     tables = _tables(prompt, pages)
     found: list[Composed] = []
     found += _across(prompt, pages)

@@ -16,6 +16,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ class EmbeddedScorer:
         self._loaded: _Loaded | None = None
         self._card = _read_card(self._folder)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the card: the hashes of all weight files, which loading checks, and the calibration."""
         return hashlib.sha256(json.dumps(self._card, sort_keys=True).encode()).hexdigest()
@@ -155,11 +156,11 @@ _FEW_WORDS = 8
 def _score(loaded: _Loaded, text: str) -> dict[str, float]:
     if not text.strip():
         return {}
-    if not _is_long(loaded, text):
-        few = len(text.split()) <= _FEW_WORDS
-        if not few and loaded.fast.logits([text])[0] < loaded.calibration.settled:
+    if (tokens := _whole(loaded, text)) is not None:
+        words = float(loaded.fast.logits([text])[0])
+        if len(text.split()) > _FEW_WORDS and words < loaded.calibration.settled:
             return {}
-        return _risks(loaded, _read(loaded, text), 1)
+        return _risks(loaded, _weighed(loaded, _run(loaded, tokens), words), 1)
     read, doubtful = _skim(loaded, text)
     if not read:
         return {}
@@ -167,9 +168,13 @@ def _score(loaded: _Loaded, text: str) -> dict[str, float]:
     return _risks(loaded, max(readings, key=lambda reading: reading.logit), doubtful)
 
 
-def _is_long(loaded: _Loaded, text: str) -> bool:
-    """Whether a text has more tokens than are read at once. Few characters settle it without counting."""
-    return len(text) > WHOLE and (len(text) > 20 * WHOLE or len(loaded.tokenizer.encode(text).ids) > WHOLE + 2)
+def _whole(loaded: _Loaded, text: str) -> list[int] | None:
+    """The tokens of a text that is read at once; ``None`` of one that has more. Very many characters settle it uncounted, and
+    one of few is read at once whatever it falls into."""
+    if len(text) > 20 * WHOLE:
+        return None
+    tokens: list[int] = loaded.tokenizer.encode(text).ids
+    return tokens if len(text) <= WHOLE or len(tokens) <= WHOLE + 2 else None
 
 
 def _skim(loaded: _Loaded, text: str) -> tuple[list[str], int]:
@@ -188,18 +193,25 @@ def _skim(loaded: _Loaded, text: str) -> tuple[list[str], int]:
 
 
 def _read(loaded: _Loaded, text: str) -> _Reading:
-    found = _encode(loaded, text)
-    words = float(loaded.fast.logits([text])[0])
+    return _weighed(loaded, _encode(loaded, text), float(loaded.fast.logits([text])[0]))
+
+
+def _weighed(loaded: _Loaded, found: Logits, words: float) -> _Reading:
+    """What the encoder found and the fast pass together."""
     return _Reading(loaded.calibration.logit(float(found[0]), float(found[1]), words), found[2:])
 
 
 def _encode(loaded: _Loaded, text: str) -> Logits:
-    """(2 + categories,) logits of a text, as much of it as is read at once: harm, intent, categories. One text at a time: the
-    int8 encoder scales by what is in a batch, and a text's score must not depend on its company."""
-    ids: list[int] = loaded.tokenizer.encode(text).ids
-    if len(ids) > WHOLE + 2:
-        ids = [*ids[: WHOLE + 1], ids[-1]]
-    row = np.array([ids], dtype=np.int64)
+    """(2 + categories,) logits of a text, as much of it as is read at once: harm, intent, categories."""
+    return _run(loaded, loaded.tokenizer.encode(text).ids)
+
+
+def _run(loaded: _Loaded, tokens: list[int]) -> Logits:
+    """The encoder, over one text at a time: int8 scales by what is in a batch, and a text's score must not depend on its
+    company."""
+    if len(tokens) > WHOLE + 2:
+        tokens = [*tokens[: WHOLE + 1], tokens[-1]]
+    row = np.array([tokens], dtype=np.int64)
     found: Logits = loaded.session.run(None, {"input_ids": row, "attention_mask": np.ones_like(row)})[0][0]
     return found
 

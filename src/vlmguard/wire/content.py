@@ -58,6 +58,39 @@ def after_last(elements: Sequence[object], pointer: str) -> Place:
     return Place("after", f"{pointer}/{len(elements) - 1}") if elements else Place("first", pointer)
 
 
+def read_definitions(body: dict[str, Any], keys: Iterable[str], path: str = "") -> tuple[Text, ...]:
+    """What the members ``keys`` define for the model, such as tools and schemas: for each definition its words, keys included.
+
+    A member that holds neither an object nor a list, or only a name for a shape (``{"type": "json_object"}``), defines nothing.
+    """
+    found: list[Text] = []
+    for key in keys:
+        value = body.get(key)
+        if isinstance(value, list):
+            found += (_definition(item, f"{path}/{key}/{number}") for number, item in enumerate(value))
+        elif isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
+            found.append(_definition(value, f"{path}/{key}"))
+    return tuple(found)
+
+
+def _definition(value: object, path: str) -> Text:
+    words: list[str] = []
+    _gather(value, words)
+    return Text("\n".join(words), path)
+
+
+def _gather(value: object, words: list[str]) -> None:
+    if isinstance(value, str):
+        words.append(value)
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            words.append(key)
+            _gather(child, words)
+    elif isinstance(value, list):
+        for child in value:
+            _gather(child, words)
+
+
 def opaque(kind: object, path: str) -> Opaque:
     """A part of a kind that nobody here can read."""
     words = kind[:_LONGEST_KIND].replace("_", " ") if isinstance(kind, str) and kind else "unknown part"

@@ -11,7 +11,7 @@ from typing import Any
 from vlmguard.errors import WireError
 from vlmguard.types import ROLES, Chat, Message, Opaque, Part, Reason, Role
 from vlmguard.wire.answers import DONE, event, to_bytes
-from vlmguard.wire.content import opaque, read_content, read_fields, read_string
+from vlmguard.wire.content import opaque, read_content, read_definitions, read_fields, read_string
 from vlmguard.wire.json_text import Place, read_object
 from vlmguard.wire.openai_parts import error, read_part, write_image
 from vlmguard.wire.request import Request, Shapes, Turn, make_request
@@ -30,10 +30,13 @@ BESIDE = (
     "prediction",
 )
 """Members with which servers (vLLM and its like, most of them) take content beside the messages."""
+SHAPES = ("response_format", "structured_outputs", "guided_json")
+"""Members with which a client asks for an answer of a shape."""
+_DEFINITIONS = ("tools", "functions", *SHAPES)
 _SWITCH = re.compile(r"[\w.-]{0,32}\Z")
 """What a template's option may say (``"high"``) without being content."""
 _REASONING = ("reasoning_content", "reasoning")
-_BODY = frozenset({"messages", "model", "stream", *BESIDE})
+_BODY = frozenset({"messages", "model", "stream", *BESIDE, *_DEFINITIONS})
 _MESSAGE = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "audio", *_REASONING})
 _CALL = frozenset({"function", "custom", "arguments", "input"})
 
@@ -45,7 +48,8 @@ def read(body: bytes) -> Request:
     if not isinstance(messages, list) or not messages:
         raise WireError("/messages is a list of at least one message")
     turns = [_read_turn(message, f"/messages/{number}") for number, message in enumerate(messages)]
-    return make_request(body, value, [*read_beside(value), *turns], (_opening(messages[0]),))
+    tools = read_definitions(value, _DEFINITIONS)
+    return make_request(body, value, [*read_beside(value), *turns], (_opening(messages[0]),), tools)
 
 
 def read_beside(value: dict[str, Any]) -> Iterator[Turn]:

@@ -9,16 +9,16 @@ from typing import Any
 from vlmguard.errors import WireError
 from vlmguard.types import Chat, Message, Part, Text
 from vlmguard.wire.answers import DONE, event, to_bytes
-from vlmguard.wire.content import opaque, read_fields, read_string
+from vlmguard.wire.content import opaque, read_definitions, read_fields, read_string
 from vlmguard.wire.json_text import Place, read_object
-from vlmguard.wire.openai_chat import BESIDE, NO_USAGE, read_beside, wants_usage
+from vlmguard.wire.openai_chat import BESIDE, NO_USAGE, SHAPES, read_beside, wants_usage
 from vlmguard.wire.openai_parts import error, write_image
 from vlmguard.wire.request import Request, Shapes, Turn, make_request
 from vlmguard.wire.request import splice as splice_request
 
 __all__ = ["blocked", "blocked_stream", "error", "read", "splice"]
 
-_BODY = frozenset({"prompt", "suffix", "model", "stream", *BESIDE})
+_BODY = frozenset({"prompt", "suffix", "model", "stream", *BESIDE, *SHAPES})
 
 
 def read(body: bytes) -> Request:
@@ -33,7 +33,8 @@ def read(body: bytes) -> Request:
     turns = [*beside, *(Turn(Message("user", tuple(parts))) for parts in prompts)]
     places = [Place("prefix", parts[0].path) for parts in prompts if isinstance(parts[0], Text)]
     # One prompt that no words can be put before leaves the whole request without a place for them.
-    return make_request(body, value, turns, tuple(places) if len(places) == len(prompts) else ())
+    opening = tuple(places) if len(places) == len(prompts) else ()
+    return make_request(body, value, turns, opening, read_definitions(value, SHAPES))
 
 
 def _read_prompts(value: object) -> Iterator[list[Part]]:

@@ -6,6 +6,8 @@ import base64
 import binascii
 from urllib.parse import unquote_to_bytes
 
+import pybase64
+
 from vlmguard.errors import ImageError
 from vlmguard.images import read_image
 from vlmguard.types import Image, Opaque, Part, Reason
@@ -39,14 +41,20 @@ def _read_data_url(url: str, path: str) -> Part:
 def read_base64(text: str | bytes, path: str) -> Part:
     """The picture whose bytes ``text`` spells. Line breaks and missing padding are forgiven, foreign letters are not:
     readers differ on what those stand for."""
+    data = _decoded(text)
+    return _damaged(path) if data is None else _read(data, path)
+
+
+def _decoded(text: str | bytes) -> bytes | None:
     try:
-        return _read(binascii.a2b_base64(text, strict_mode=True), path)
+        # A tenth of the time of ``binascii``, which took a third of what a megabyte that was seen before costs.
+        return pybase64.b64decode(text, validate=True)
     except ValueError:
         bare = b"".join((text.encode() if isinstance(text, str) else text).split()).rstrip(b"=")
     try:
-        return _read(binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True), path)
+        return binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True)
     except ValueError:
-        return _damaged(path)
+        return None
 
 
 def _read(data: bytes, path: str) -> Part:

@@ -62,15 +62,21 @@ class Request:
             for message in self.chat.messages
         )
         remote = tuple(remote for remote in self.remote if remote.path != path)
-        return replace(self, chat=Chat(messages), remote=remote, inlined=self.inlined | {path})
+        return replace(self, chat=replace(self.chat, messages=messages), remote=remote, inlined=self.inlined | {path})
 
 
-def make_request(body: bytes, value: dict[str, Any], turns: Iterable[Turn], opening: tuple[Place, ...]) -> Request:
+def make_request(
+    body: bytes,
+    value: dict[str, Any],
+    turns: Iterable[Turn],
+    opening: tuple[Place, ...],
+    tools: tuple[Text, ...] = (),
+) -> Request:
     """The request that ``body``, read as ``value``, is. Raises ``WireError``."""
     turns = tuple(turns)
     if len(turns) > MOST_TURNS:
         raise WireError(f"the request has {len(turns):,} turns; {MOST_TURNS:,} are the most")
-    if (count := sum(len(turn.message.parts) for turn in turns)) > MOST_PARTS:
+    if (count := sum(len(turn.message.parts) for turn in turns) + len(tools)) > MOST_PARTS:
         raise WireError(f"the request has {count:,} parts; {MOST_PARTS:,} are the most")
     model, stream = read_envelope(value)
     remote = tuple(
@@ -79,7 +85,7 @@ def make_request(body: bytes, value: dict[str, Any], turns: Iterable[Turn], open
         for part in turn.message.parts
         if isinstance(part, Opaque) and part.kind == REMOTE
     )
-    chat = Chat(tuple(turn.message for turn in turns))
+    chat = Chat(tuple(turn.message for turn in turns), tools)
     return Request(body, chat, model, stream, remote, tuple(turn.words for turn in turns), opening)
 
 
@@ -114,7 +120,7 @@ def splice(request: Request, after: Chat, shapes: Shapes) -> bytes:
     ``after`` may have system turns before all others and a text part at the end of a turn that had none; apart from
     these only texts may differ. Raises ``WireError`` when the body has no place for what was added.
     """
-    if after == request.chat and not request.inlined:
+    if after.messages == request.chat.messages and not request.inlined:
         return request.body
     added = len(after.messages) - len(request.chat.messages)
     head, rest = after.messages[: max(added, 0)], after.messages[max(added, 0) :]

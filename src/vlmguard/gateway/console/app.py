@@ -384,13 +384,16 @@ class Console:
         request = await asyncio.to_thread(read_kept, row)
         if request is None:
             return self._render(visit, "_unreadable.html", kept=row["raw"] is not None)
+        receipt = json.loads(row["receipt"])
         try:
-            again = await self._look.again(request, row, json.loads(row["receipt"]))
+            again = await self._look.again(request, row, receipt)
         except (VlmguardError, TimeoutError) as error:
             return self._render(
                 visit, "_error.html", text=f"It could not be judged again: {error or 'it took too long'}."
             )
-        return self._render(visit, "_again.html", again=again, id=id, row=views.listed(row))
+        return self._render(
+            visit, "_again.html", again=again, id=id, row=views.listed(row), was_judged=bool(receipt["weights"])
+        )
 
     async def _raw(self, visit: Visit, id: str) -> Answer:
         row = await self._row(visit, id)

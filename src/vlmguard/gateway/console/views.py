@@ -90,7 +90,7 @@ def differences(old: Policy, new: Policy) -> list[tuple[str, str, str]]:
     for reason in old.unjudged:
         if old.unjudged[reason] != new.unjudged[reason]:
             found.append((f"unjudged: {reason.value}", old.unjudged[reason].value, new.unjudged[reason].value))
-    for part in ("tool_results", "safety_prompt", "notice", "allowed"):
+    for part in ("tool_results", "tool_definitions", "judged", "safety_prompt", "notice", "allowed"):
         if getattr(old, part) != getattr(new, part):
             found.append((part, _told(getattr(old, part)), _told(getattr(new, part))))
     return found

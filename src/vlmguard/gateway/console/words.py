@@ -9,17 +9,20 @@ from collections.abc import Mapping
 from markupsafe import Markup, escape
 
 OUTCOMES: Mapping[str, tuple[str, str]] = {
-    "forward": ("Forwarded", "Sent on byte for byte: nothing risky was found, or the mode changes nothing."),
-    "rewrite": ("Rewritten", "A risk was found; a refined prompt was sent in place of the user's words."),
-    "block": ("Blocked", "Nothing was sent to the model."),
-    "degraded": ("Safety prompt added", "A part was not judged, or the guard failed: sent behind the safety prompt."),
+    "forward": ("Forwarded", "Goes on byte for byte: nothing risky was found, or the mode changes nothing."),
+    "rewrite": ("Rewritten", "A risk was found: a refined prompt takes the place of the words."),
+    "block": ("Blocked", "Nothing goes to the model."),
+    "degraded": (
+        "Safety prompt added",
+        "A part was not judged or gives orders, or the guard failed: the request goes behind the safety prompt.",
+    ),
     "unguarded": ("Unguarded", "Nobody judged it, and the configuration let it pass."),
 }
 LEVELS = ("none", "low", "medium", "high")
 REASONS: Mapping[str, str] = {
     "scene": "The rewriter reads words and codes in pictures, but cannot see what a picture shows.",
     "budget": "It was larger than what may be looked at in one request.",
-    "unreadable": "It could not be opened or read: damaged, too small or too blurred.",
+    "unreadable": "It could not be opened or read: damaged, too small, too blurred, or refused unread.",
     "script": "It is written in letters that the reader does not know.",
     "language": "It is written in a language that the scorer does not know.",
     "remote_state": "It stands on a server and did not come with the request.",
