@@ -125,14 +125,16 @@ TRAINED: dict[str, Trained] = {
 }
 BLINDED = "picture_blanked"
 """vlmguard's rewriter, shown a blank picture."""
+BLIND = (BLINDED, "text_only")
+"""Arms that are shown a blank when they serve: one was trained on pictures, the other was not."""
 
 
 def variant(dataset: Path, folder: Path, change: Change) -> None:
-    """A dataset whose rows are changed, beside the pictures of the other."""
+    """A dataset whose rows are changed, with the pictures of the other, which lies beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = folder / PICTURES
     if not pictures.exists():
-        pictures.symlink_to((dataset / PICTURES).resolve())
+        pictures.symlink_to(Path("..") / dataset.name / PICTURES)
     rows = [change(row, folder) for row in read_rows(dataset / ROWS)]
     (folder / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

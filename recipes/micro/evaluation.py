@@ -170,7 +170,7 @@ class _Cast:
             seed = cell[1] if cell[1] in self._work.size.seeds_of(arm) else 0
             named = make_model(f"local:{self._work.rewriter(arm, cell[0], seed)}")
             rewriter: Rewriter = self._rewriter(named, evidence_first=arm == "evidence_first")
-            if name == arms.BLINDED:
+            if name in arms.BLIND:
                 rewriter = arms.Blinded(rewriter)
             return self._guarded(rewriter, name, named.identity)
 

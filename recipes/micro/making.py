@@ -157,7 +157,6 @@ def _rewriter(work: Workplace, arm: str, split: int, seed: int) -> None:
             "bf16": False,
             "activation_checkpointing": False,
             "dataloader_pin_memory": False,
-            "disable_tqdm": True,
         },
     )
 
