@@ -72,10 +72,10 @@ SIZES = {
         seeds=1,
         core=("vlmguard",),
         ablations=(),
-        steps=Steps(sight=200, captions=60, answers=150),
-        rewriter_steps=100,
+        steps=Steps(sight=160, captions=40, answers=140),
+        rewriter_steps=70,
         each=1,
-        pairs=10,
+        pairs=8,
     ),
 }
 """``test`` is the whole way at its smallest: what it measures says nothing."""
