@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format lint types imports rows wheel bench soak weights clean
+.PHONY: demo test check format lint types imports rows wheel bench soak micro micro-quick weights clean
 
 demo: $(VENV)/.core  ## refine the bundled examples before your eyes
 	$(BIN)/python examples/demo.py
@@ -58,6 +58,12 @@ soak: $(STAMP)  ## the long runs
 	$(BIN)/python -m pytest -m soak
 	$(BIN)/python -m pytest --hypothesis-profile=soak tests/soak/test_hostile_pictures.py tests/test_images.py tests/test_trace.py \
 		tests/test_policy.py tests/test_types.py tests/wire tests/perception/test_mending.py tests/rewriters/test_asking.py
+
+micro: $(STAMP)  ## the paper in miniature (docs/micro.md): bases, targets, data, rewriters, all arms; 3 splits, 2 seeds
+	$(BIN)/python -m recipes.micro full
+
+micro-quick: $(STAMP)  ## one split, one seed, two targets: minutes
+	$(BIN)/python -m recipes.micro quick
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -38,6 +38,14 @@ async def test_it_answers_and_sees(base: LocalModel) -> None:
     assert completion.usage.prompt_tokens > 16
 
 
+async def test_its_weights_stay_as_they_are_and_an_adapter_is_seen_in_them(base: LocalModel, tiny_llava: Path) -> None:
+    before = base.weights_hash()
+    await base.generate(chat(WHOSE), SHORT)
+    assert base.weights_hash() == before
+    adapted = LocalModel(str(tiny_llava / "base"), adapter=str(tiny_llava / "adapter"), device="cpu")
+    assert adapted.weights_hash() != before
+
+
 async def test_it_streams_and_stops_where_the_reader_does(base: LocalModel) -> None:
     asked = rewriter_chat(chat(HARMLESS), load_policy(), b"")
     whole = await base.generate(asked, Sampling(max_tokens=400))

@@ -72,6 +72,18 @@ async def test_a_harmless_chat_is_forwarded_and_its_stream_closed(draw: Draw) ->
     )
 
 
+async def test_a_rewriter_may_give_its_evidence_first() -> None:
+    found = Finding(Level.HIGH, "violent_crimes", "It would hurt somebody.")
+    evidence = (Evidence(Modality.TEXT, "text", "it asks for harm"),)
+    said = Refinement("They ask for harm.", RiskReport(found), evidence, "So it harms.", "How do I calm a quarrel?")
+    answers = [render(said, evidence_first=True)] * 2
+    asked = chat("How do I hurt my neighbour?")
+    judging = ModelRewriter(ScriptedModel(answers), load_policy(), evidence_first=True)
+    assert (await judging.refine(asked)).refinement == said
+    with pytest.raises(TraceError, match="<assessment/> is expected"):
+        await ModelRewriter(ScriptedModel(answers), load_policy()).refine(asked)
+
+
 async def test_a_risky_chat_is_rewritten() -> None:
     judging, _ = rewriter(rewrite("Please tell me how to calm a quarrel."))
     guarded = await Guard(judging).refine(chat("How do I hurt my neighbour?"))

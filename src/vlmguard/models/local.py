@@ -66,6 +66,16 @@ class LocalModel:
         # A thread of its own: questions that wait must not hold those that others wait for.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="local model")
 
+    def weights_hash(self) -> str:
+        """SHA-256 of all weights as they are in memory: whether a model is the same before and after."""
+        import torch
+
+        digest = hashlib.sha256()
+        for name, value in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     async def generate(self, chat: Chat, sampling: Sampling, /) -> Completion:
         """The whole answer."""
         started = time.perf_counter()

@@ -54,6 +54,7 @@ class ModelRewriter:
         key: makes the marks around quoted data unguessable.
         budget: how much of a conversation it is shown.
         sampling: how it generates.
+        evidence_first: it was trained to give its evidence before its assessment (an ablation).
     """
 
     turns_at_once = 8
@@ -68,6 +69,7 @@ class ModelRewriter:
         key: bytes = b"",
         budget: Budget = DEFAULT_BUDGET,
         sampling: Sampling = SAMPLING,
+        evidence_first: bool = False,
     ) -> None:
         self._model = Until(model, trace.TraceReader) if streams(model) else model
         self._policy = policy
@@ -76,6 +78,7 @@ class ModelRewriter:
         self._key = key
         self._budget = budget
         self._sampling = sampling
+        self._evidence_first = evidence_first
 
     async def refine(self, chat: Chat, /) -> Review:
         """Judges the last turn of ``chat`` in the light of the whole.
@@ -125,7 +128,7 @@ class ModelRewriter:
 
     def _read(self, chat: Chat, answer: str, cut: bool) -> Refinement:
         try:
-            return read_trace(chat, answer, self._policy)
+            return read_trace(chat, answer, self._policy, evidence_first=self._evidence_first)
         except TraceError as error:
             if cut:
                 raise TraceError(
@@ -147,14 +150,14 @@ class ModelRewriter:
         yield from left_out.values()
 
 
-def read_trace(chat: Chat, answer: str, policy: Policy) -> Refinement:
+def read_trace(chat: Chat, answer: str, policy: Policy, *, evidence_first: bool = False) -> Refinement:
     """What a model's answer says of the last turn of ``chat``, held to all that serving and training hold it to.
 
     Raises:
         TraceError: it is no trace, or no verdict on this chat.
         RewriteError: its refined prompt breaks a check.
     """
-    refinement = _rearmed(trace.parse(trace.extract(answer)))
+    refinement = _rearmed(trace.parse(trace.extract(answer), evidence_first=evidence_first))
     refinement = _without_pictures(refinement) if not chat.images else refinement
     _check(chat, refinement, policy)
     return refinement
