@@ -78,4 +78,5 @@ SIZES = {
         pairs=8,
     ),
 }
-"""``split`` is one that was not looked at while the world was made; ``test`` is the whole way at its smallest: what it measures says nothing."""
+"""``split`` is one that was not looked at while the world was made. ``test`` is the whole way at its smallest: what it measures says
+nothing."""
