@@ -181,8 +181,9 @@ def speed(scorer: EmbeddedScorer, ordinary: Sequence[Row]) -> dict[str, object]:
     stages: dict[str, list[str]] = {"settled by the fast pass": [], "settled by the exit": [], "read to the end": []}
     for text in texts:
         words = float(loaded.fast.logits([text])[0])
-        quick = words < loaded.calibration.settled and len(text.split()) > serving._FEW_WORDS
-        early = serving._glance(loaded, text, words).early < loaded.calibration.settled_early
+        many = len(text.split()) > serving._FEW_WORDS
+        quick = many and words < loaded.calibration.settled
+        early = many and serving._glance(loaded, text, words).early < loaded.calibration.settled_early
         stages["settled by the fast pass" if quick else "settled by the exit" if early else "read to the end"].append(
             text
         )

@@ -99,10 +99,10 @@ def test_the_fast_pass_settles_everyday_texts_as_harmless(scorer: EmbeddedScorer
     assert scorer.score(long_enough) == [{}] * len(long_enough)
 
 
-def test_the_exit_settles_short_everyday_texts_and_lets_nothing_harmful_go(scorer: EmbeddedScorer) -> None:
+def test_the_exit_settles_everyday_texts_and_lets_nothing_harmful_go(scorer: EmbeddedScorer) -> None:
     loaded = scorer._load()
     early = {text: serving._glance(loaded, text, loaded.fast.logits([text])[0]).early for text in HARMLESS + HARMFUL}
-    settled = [text for text in HARMLESS if early[text] < loaded.calibration.settled_early]
+    settled = [text for text in HARMLESS if early[text] < loaded.calibration.settled_early and len(text.split()) > 8]
     assert settled
     assert scorer.score(settled) == [{}] * len(settled)
     assert (

@@ -227,7 +227,7 @@ def passes(raw: np.ndarray, texts: Sequence[str], calibration: Calibration) -> t
     """(texts,) whether the fast pass settles each, and whether it or the exit does; ``raw`` is ``raw_logits``."""
     many = np.array([len(text.split()) > serving._FEW_WORDS for text in texts])
     quick = many & (raw[:, 2] < calibration.settled)
-    return quick, quick | (raw[:, 3] + calibration.early_words * raw[:, 2] < calibration.settled_early)
+    return quick, quick | many & (raw[:, 3] + calibration.early_words * raw[:, 2] < calibration.settled_early)
 
 
 def report(scores: np.ndarray, rows: Sequence[Row]) -> dict[str, str]:

@@ -170,7 +170,7 @@ class EmbeddedScorer:
 
 
 _FEW_WORDS = 8
-"""Of up to so many words n-grams know too little to settle anything; the encoder looks at them in a millisecond."""
+"""Up to so many words are always read to the end: n-grams and two layers know too little of them, and it takes two milliseconds."""
 
 
 def _score(loaded: _Loaded, text: str) -> dict[str, float]:
@@ -178,10 +178,11 @@ def _score(loaded: _Loaded, text: str) -> dict[str, float]:
         return {}
     if not _is_long(loaded, text):
         words = float(loaded.fast.logits([text])[0])
-        if words < loaded.calibration.settled and len(text.split()) > _FEW_WORDS:
+        many = len(text.split()) > _FEW_WORDS
+        if many and words < loaded.calibration.settled:
             return {}
         glance = _glance(loaded, text, words)
-        if glance.early < loaded.calibration.settled_early:
+        if many and glance.early < loaded.calibration.settled_early:
             return {}
         return _risks(loaded, _finish(loaded, glance), 1)
     found = _worst_of(loaded, _skim(loaded, text))
