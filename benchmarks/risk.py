@@ -3,8 +3,8 @@
     python -m benchmarks.risk [--rows 150]
 
 Rows are those of data/risk on the test side of the split, which nothing was trained or tuned on; a score of 0.6 counts as
-flagged. Speed is processor time of one thread, warm (what an idle core takes; other work on the machine counts little), with the share
-of everyday texts that the fast pass settles.
+flagged. Speed is processor time of one thread, warm (what an idle core takes; other work on the machine counts little), with the
+share of everyday texts that the fast pass settles, that the exit does, and that are read to the end.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def told(count: int, n: int) -> str:
 
 
 def disguises(scorer: EmbeddedScorer, rows: Sequence[Row]) -> dict[str, dict[str, str]]:
-    """Per disguise: the share of the harmful rows that are flagged, by the scorer alone and with the readings undone."""
+    """Per disguise: the share of the rows that are flagged, by the scorer alone and with the readings undone."""
     table: dict[str, dict[str, str]] = {}
     for name, change in PERTURBATIONS.items():
         texts = [change(row.text) for row in rows]
@@ -126,6 +126,15 @@ def disguises(scorer: EmbeddedScorer, rows: Sequence[Row]) -> dict[str, dict[str
             table[name][column] = told(hits, len(texts))
         print(f"  {name:30} {table[name]}", flush=True)
     return table
+
+
+def padded_twins(scorer: EmbeddedScorer, rows: Sequence[Row]) -> dict[str, str]:
+    """The share of harmless twins that are flagged, as they are and among the harmless words: what finding the harmful ones costs."""
+    return {
+        name: told(sum(worst(scorer, change(row.text), False) >= ACTS for row in rows), len(rows))
+        for name, change in PERTURBATIONS.items()
+        if name == "as it is" or "harmless words" in name
+    }
 
 
 def long_texts(scorer: EmbeddedScorer, rows: Sequence[Row], ordinary: Sequence[Row]) -> dict[str, str]:
@@ -159,22 +168,37 @@ def timed(run: Callable[[], object], rounds: int) -> dict[str, float]:
     return {"p50 ms": round(statistics.median(took), 3), "p95 ms": round(sorted(took)[int(0.95 * rounds) - 1], 3)}
 
 
+def prose(size: int) -> str:
+    """So many characters of the language reference that ships with Python: long, and no two sentences alike."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics))[:size]
+
+
 def speed(scorer: EmbeddedScorer, ordinary: Sequence[Row]) -> dict[str, object]:
     loaded = scorer._load()
-    quick = loaded.fast.logits([row.text for row in ordinary]) < loaded.calibration.settled
-    settled = [row.text for row, fast in zip(ordinary, quick, strict=True) if fast]
-    read = [row.text for row, fast in zip(ordinary, quick, strict=True) if not fast]
-    five_hundred = (" ".join(row.text for row in ordinary))[:500]
-    page = harmless_words(20_000)[:100_000]
+    texts = [row.text for row in ordinary]
+    stages: dict[str, list[str]] = {"settled by the fast pass": [], "settled by the exit": [], "read to the end": []}
+    for text in texts:
+        words = float(loaded.fast.logits([text])[0])
+        many = len(text.split()) > serving._FEW_WORDS
+        quick = many and words < loaded.calibration.settled
+        early = many and serving._glance(loaded, text, words).early < loaded.calibration.settled_early
+        stages["settled by the fast pass" if quick else "settled by the exit" if early else "read to the end"].append(
+            text
+        )
+    five_hundred = " ".join(texts)[:500]
+    pages = {"100 KB of everyday requests": "\n".join(texts * 20)[:100_000], "100 KB of prose": prose(100_000)}
     rng = random.Random(0)
-    mixed = [rng.choice(ordinary).text for _ in range(200)]
-    report: dict[str, object] = {
-        "everyday texts settled by the fast pass": told(len(settled), len(ordinary)),
-        "a settled text": timed(lambda: scorer.score([rng.choice(settled)]), 300) if settled else None,
-        "a text that the encoder reads": timed(lambda: scorer.score([rng.choice(read)]), 100) if read else None,
-        "500 characters through the encoder": timed(lambda: serving._read(loaded, five_hundred), 60),
-        "100 KB": timed(lambda: scorer.score([page]), 9),
-    }
+    report: dict[str, object] = {}
+    for name, some in stages.items():
+        report[f"everyday texts {name}"] = told(len(some), len(texts))
+        if some:
+            report[f"a text {name}"] = timed(lambda some=some: scorer.score([rng.choice(some)]), 200)  # type: ignore[misc]
+    report["500 characters, read to the end"] = timed(lambda: serving._read(loaded, five_hundred), 60)
+    for name, page in pages.items():
+        report[name] = timed(lambda page=page: scorer.score([page]), 9)  # type: ignore[misc]
+    mixed = [rng.choice(texts) for _ in range(200)]
     started = time.process_time()
     scorer.score(mixed)
     report["everyday texts a second"] = round(len(mixed) / (time.process_time() - started))
@@ -217,6 +241,10 @@ def main() -> None:
     print(json.dumps(report, indent=1), flush=True)
     report["long texts"] = long_texts(scorer, harmful, ordinary)
     print(json.dumps(report["long texts"], indent=1), flush=True)
+    twins = [row for row in held if not row.harmful and not row.is_ordinary and row.kind == "request"]
+    random.Random(0).shuffle(twins)
+    report["harmless twins"] = padded_twins(scorer, twins[: arguments.rows])
+    print(json.dumps(report["harmless twins"], indent=1, ensure_ascii=False), flush=True)
     report["disguises"] = disguises(scorer, harmful[: arguments.rows])
     out = Path(__file__).parent / "out" / "risk.json"
     out.parent.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ import pytest
 
 from vlmguard.errors import VlmguardError
 from vlmguard.policy import load_policy
+from vlmguard.rewriters import scorer as serving
 from vlmguard.rewriters.scorer import EmbeddedScorer
 
 HARMFUL = [
@@ -80,7 +81,7 @@ def test_altered_or_missing_weights_are_refused(tmp_path: Path) -> None:
         shutil.copy(FOLDER / name, tmp_path / name)
     with pytest.raises(VlmguardError, match="missing"):
         EmbeddedScorer(tmp_path).score(["x"])
-    (tmp_path / "risk.onnx").write_bytes(b"something else")
+    (tmp_path / "early.onnx").write_bytes(b"something else")
     with pytest.raises(VlmguardError, match="not the file that was released"):
         EmbeddedScorer(tmp_path).score(["x"])
     with pytest.raises(VlmguardError, match="reinstall"):
@@ -96,6 +97,19 @@ def test_the_fast_pass_settles_everyday_texts_as_harmless(scorer: EmbeddedScorer
     long_enough = [text for text in settled if len(text.split()) > 8]  # of few words n-grams know too little
     assert long_enough
     assert scorer.score(long_enough) == [{}] * len(long_enough)
+
+
+def test_the_exit_settles_everyday_texts_and_lets_nothing_harmful_go(scorer: EmbeddedScorer) -> None:
+    loaded = scorer._load()
+    early = {text: serving._glance(loaded, text, loaded.fast.logits([text])[0]).early for text in HARMLESS + HARMFUL}
+    settled = [text for text in HARMLESS if early[text] < loaded.calibration.settled_early and len(text.split()) > 8]
+    assert settled
+    assert scorer.score(settled) == [{}] * len(settled)
+    assert (
+        min(early[text] for text in HARMFUL)
+        > loaded.calibration.settled_early
+        > loaded.calibration.settled_early_passage
+    )
 
 
 def test_an_explanation_names_the_words_that_matter(scorer: EmbeddedScorer) -> None:
@@ -131,7 +145,7 @@ def test_letters_that_only_look_alike_change_nothing(scorer: EmbeddedScorer) -> 
 
 def test_the_fingerprint_changes_with_every_weight_file(scorer: EmbeddedScorer, tmp_path: Path) -> None:
     card = json.loads((FOLDER / "risk.json").read_text())
-    assert set(card["sha256"]) == {"risk.onnx", "fast.npz", "tokenizer.json"}
+    assert set(card["sha256"]) == {"early.onnx", "late.onnx", "fast.npz", "tokenizer.json"}
     for name in card["sha256"]:
         other = {**card, "sha256": {**card["sha256"], name: "0" * 64}}
         (tmp_path / "risk.json").write_text(json.dumps(other))

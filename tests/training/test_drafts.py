@@ -32,3 +32,10 @@ def test_what_is_no_draft_is_named_with_its_line(line: str, tmp_path: Path) -> N
     file.write_text(f"@category=privacy register=chat kind=request lang=en\n\n{line}\n")
     with pytest.raises(DraftError, match=r"privacy\.txt:3"):
         list(read_drafts(file, KNOWN))
+
+
+def test_a_long_list_is_no_group_of_twins(tmp_path: Path) -> None:
+    file = tmp_path / "privacy.txt"
+    lines = "\n".join(f"{'!' if number == 4 else '?'} Text {number}." for number in range(9))
+    file.write_text(f"@category=privacy register=chat kind=request lang=en\n{lines}\n\n! One.\n? Two.\n")
+    assert [len(group) for group in read_drafts(file, KNOWN)] == [1] * 9 + [2]

@@ -68,8 +68,8 @@ def read_drafts(file: Path, known: frozenset[str]) -> Iterator[list[Draft]]:
 
 
 def _apart(group: list[Draft]) -> Iterator[list[Draft]]:
-    """The group itself; a list of harmless texts is no group but as many of one."""
-    if len(group) > _MOST_TWINS and not any(draft.categories for draft in group):
+    """The group itself; a list of harmless texts, or of more than twins are told apart by letters, is no group but as many of one."""
+    if len(group) > len(_LETTERS) or (len(group) > _MOST_TWINS and not any(draft.categories for draft in group)):
         yield from ([draft] for draft in group)
     elif group:
         yield group

@@ -3,7 +3,7 @@
     python -m training.risk.export build/risk/0.pt --base FOLDER_OF_MINILM --text text.jsonl \
         --out src/vlmguard/rewriters/weights --plot docs/risk-reliability.png
 
-Writes risk.onnx (int8), fast.npz, tokenizer.json, risk.json (categories, calibration, hashes), report.json (the held-out tables of
+Writes early.onnx and late.onnx (int8), fast.npz, tokenizer.json, risk.json (categories, calibration, hashes), report.json (the tables of
 docs/risk-scorer.md) and the reliability plot. Thresholds come from the calibration side, figures from the test side.
 """
 
@@ -28,35 +28,24 @@ import torch
 from training.risk.fastpass import fit_fast
 from training.risk.measures import ACTS, auroc, auroc_interval, operating_point, share, summary
 from training.risk.model import Recipe, Scorer, logits_of, tokenizer_of
-from training.risk.rows import INTENTS, Row, measured_rows, sides, twins
+from training.risk.rows import Row, measured_rows, sides, twins
+from training.risk.served import exit_of, write_halves
 from training.risk.train import all_rows
 from vlmguard.rewriters import scorer as serving
 from vlmguard.rewriters.scorer import Calibration, EmbeddedScorer
 
-LOST = 0.01
-"""Share of the harmful texts which the encoder would flag that the fast pass may settle."""
+LOST, LOST_EARLY = 0.01, 0.01
+"""Share of the harmful texts which the encoder would flag that the fast pass may settle, and the exit, of those that reach it."""
+EARLY_WORDS = 0.7
+"""Weight of the fast pass beside the exit."""
 INTENT, WORDS = 1.0, 0.75
 """Weights of the intent head and of the fast pass beside the harm head: worth half a point of AUROC on the calibration side."""
 LENGTHS = (12, 40, 160)
 """Requests in the long texts that are made for calibration."""
 SIZES = (3_000, 20_000, 100_000)
 """Characters of the stretches of prose beside them."""
-MOST_DOUBT = 0.6
-"""Taken off the calibrated logit, times log(n); more would hide a plain request among a hundred doubtful sentences."""
-
-
-class Served(torch.nn.Module):
-    """What ships: (batch, 2 + categories) logits: harm, intent (asks to do harm against the rest), categories."""
-
-    def __init__(self, whole: Scorer) -> None:
-        super().__init__()
-        self.whole = whole
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        found = self.whole(input_ids, attention_mask)
-        asked = found[:, 1 : 1 + len(INTENTS)]
-        intent = asked[:, :1] - torch.logsumexp(asked[:, 1:], dim=1, keepdim=True)
-        return torch.cat([found[:, :1], intent, found[:, 1 + len(INTENTS) :]], dim=1)
+MOST_DOUBT = 0.85
+"""Taken off the calibrated logit, times log(n); more would hide a plain request among a dozen doubtful sentences."""
 
 
 def averaged(files: Sequence[Path], base: Path) -> tuple[Scorer, list[str]]:
@@ -69,41 +58,16 @@ def averaged(files: Sequence[Path], base: Path) -> tuple[Scorer, list[str]]:
     return model.eval(), loaded[0]["categories"]
 
 
-def write_onnx(model: Scorer, tokenizer: Any, out: Path) -> None:
-    """risk.onnx: int8 per channel; the heads, which are small, stay as they are."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    coded = tokenizer(["a short text", "another one, a little longer"], padding=True, return_tensors="pt")
-    whole = out / "whole.onnx"
-    torch.onnx.export(
-        Served(model).eval(),
-        (coded["input_ids"], coded["attention_mask"]),
-        str(whole),
-        input_names=["input_ids", "attention_mask"],
-        output_names=["logits"],
-        opset_version=17,
-        dynamo=False,
-        dynamic_axes={name: {0: "n", 1: "t"} for name in ("input_ids", "attention_mask")} | {"logits": {0: "n"}},
-    )
-    nodes = [node.name for node in onnx.load(str(whole)).graph.node if "/inner/" not in node.name]
-    quantize_dynamic(
-        str(whole),
-        str(out / "risk.onnx"),
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,  # seven bits: processors without VNNI would saturate at eight and score otherwise
-        nodes_to_exclude=nodes,
-    )
-    whole.unlink()
-
-
 def raw_logits(out: Path, texts: Sequence[str]) -> np.ndarray:
-    """(texts, 3): harm, intent and the fast pass, through the very files that ship, each text as it is read at once."""
+    """(texts, 4): harm, intent, the fast pass and the exit, through the very files that ship, each text as it is read at once."""
     loaded = _loaded(out)
-    said = [serving.plain(text).text for text in texts]
-    encoded = np.stack([serving._encode(loaded, text)[:2] for text in said])
-    return np.column_stack([encoded, loaded.fast.logits(said)])
+    found = []
+    for text in texts:
+        said = serving.plain(text).text
+        glance = serving._glance(loaded, said, 0.0)
+        ends = loaded.upper.run(None, {"states": glance.states})[0][0]
+        found.append((ends[0], ends[1], loaded.fast.logits([said])[0], glance.early))
+    return np.array(found)
 
 
 def platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -134,15 +98,17 @@ def calibrate(out: Path, rows: Sequence[Row]) -> Calibration:
     """From the calibration side alone. ``risk.json`` must stand in ``out`` already, with any calibration."""
     raw = raw_logits(out, [row.text for row in rows])
     truth = np.array([row.harmful for row in rows])
-    logits = raw @ np.array([1.0, INTENT, WORDS])
+    logits = raw @ np.array([1.0, INTENT, WORDS, 0.0])
     scale, shift = platt(logits, truth)
     acts = math.log(ACTS / (1 - ACTS))
     least = operating_point(logits, rows)
     print(f"Platt: 0.6 at logit {(acts - shift) / scale:.2f}; the operating point is {least:.2f}", flush=True)
     english = np.array([row.language == "en" for row in rows])
     flagged = truth & english & (logits >= least)
-    bars = settled(raw[:, 2], flagged, LOST), settled(raw[:, 2], flagged, LOST / 2)
-    first = Calibration(scale, acts - scale * least, INTENT, WORDS, *bars, 0.0)
+    early = raw @ np.array([0.0, 0.0, EARLY_WORDS, 1.0])
+    bars = [settled(raw[:, 2], flagged, lost) for lost in (LOST, LOST / 2)]
+    exits = [settled(early, flagged & (raw[:, 2] >= bars[0]), lost) for lost in (LOST_EARLY, LOST_EARLY / 2)]
+    first = Calibration(scale, acts - scale * least, INTENT, WORDS, *bars, EARLY_WORDS, *exits, 0.0)
     _write_card(out, first)
     return replace(first, doubt=_doubt(out, rows, scale, least))
 
@@ -156,9 +122,12 @@ def _doubt(out: Path, rows: Sequence[Row], scale: float, least: float) -> float:
             **{f"{size // 1000} KB of prose": prose(15, size) for size in SIZES},
         }.items()
     }
-    for told in np.linspace(0, MOST_DOUBT, 13):
+    for told in np.linspace(0, MOST_DOUBT, 18):
         flagged = {
-            name: [logit - told / scale * math.log(max(1, doubtful)) >= least for logit, doubtful in some]
+            name: [
+                any(logit - told / scale * math.log(doubtful) >= least for logit, doubtful in passages)
+                for passages in some
+            ]
             for name, some in found.items()
         }
         if np.mean([flag for some in flagged.values() for flag in some]) <= 0.02:
@@ -180,11 +149,14 @@ def prose(count: int, size: int) -> list[str]:
     return [whole[at : at + size] for at in range(0, step * count, step)]
 
 
-def _worst(out: Path, text: str) -> tuple[float, int]:
-    """The worst logit of a long text's passages, and how many the fast pass does not settle."""
+def _worst(out: Path, text: str) -> list[tuple[float, float]]:
+    """The worst logit of a long text's sentences and of its windows, and among how many in doubt each is the worst."""
     loaded = _loaded(out)
-    read, doubtful = serving._skim(loaded, text)
-    return max((serving._read(loaded, passage).logit for passage in read), default=-99.0), doubtful
+    return [
+        (max(serving._finish(loaded, glance).logit for glance in kind.glances[:most]), kind.n)
+        for kind, most in zip(serving._skim(loaded, text), (serving.MOST_SENTENCES, serving.MOST_WINDOWS), strict=True)
+        if kind.glances
+    ]
 
 
 _OPEN: dict[Path, Any] = {}
@@ -196,12 +168,15 @@ def _loaded(out: Path) -> Any:
     return _OPEN[out]
 
 
+_UNKNOWN = Calibration(1.0, 0.0, 0.0, 0.0, -math.inf, -math.inf, 0.0, -math.inf, -math.inf, 0.0)
+
+
 def _write_card(out: Path, calibration: Calibration, **more: Any) -> None:
     file = out / "risk.json"
     card = json.loads(file.read_text()) if file.exists() else {}
     hashes = {
         name: hashlib.sha256((out / name).read_bytes()).hexdigest()
-        for name in ("risk.onnx", "fast.npz", "tokenizer.json")
+        for name in ("early.onnx", "late.onnx", "fast.npz", "tokenizer.json")
     }
     card |= {"calibration": asdict(calibration), "sha256": hashes, **more}
     file.write_text(json.dumps(card, indent=1) + "\n")
@@ -227,6 +202,8 @@ def slices(rows: Sequence[Row]) -> dict[str, list[int]]:
         found[f"{label} · source {row.source}"].append(at)
         if row.is_ordinary:
             found["harmless · ordinary"].append(at)
+        if row.is_everyday:
+            found["harmless · everyday, English"].append(at)
         if row.source == "own":
             found[f"{label} · language {row.language}"].append(at)
             if row.language == "en":
@@ -244,6 +221,13 @@ def slices(rows: Sequence[Row]) -> dict[str, list[int]]:
             if row.language == "en":
                 found[f"{label} · twins, English"].append(at)
     return found
+
+
+def passes(raw: np.ndarray, texts: Sequence[str], calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
+    """(texts,) whether the fast pass settles each, and whether it or the exit does; ``raw`` is ``raw_logits``."""
+    many = np.array([len(text.split()) > serving._FEW_WORDS for text in texts])
+    quick = many & (raw[:, 2] < calibration.settled)
+    return quick, quick | many & (raw[:, 3] + calibration.early_words * raw[:, 2] < calibration.settled_early)
 
 
 def report(scores: np.ndarray, rows: Sequence[Row]) -> dict[str, str]:
@@ -311,12 +295,12 @@ def main() -> None:
     split = sides(rows)
     model, categories = averaged(arguments.checkpoints, arguments.base)
     tokenizer = tokenizer_of(arguments.base)
-    write_onnx(model, tokenizer, out)
+    write_halves(model, exit_of(model, tokenizer, split["train"]), out)
     shutil.copy(arguments.base / "tokenizer.json", out / "tokenizer.json")
     fast = fit_fast(split["train"])
     np.savez_compressed(out / "fast.npz", weights=fast.weights.astype(np.float16), bias=np.float32(fast.bias))
     (out / "risk.json").unlink(missing_ok=True)
-    _write_card(out, Calibration(1.0, 0.0, 0.0, 0.0, -math.inf, -math.inf, 0.0), categories=categories, rows=len(rows))
+    _write_card(out, _UNKNOWN, categories=categories, rows=len(rows))
     calibration = calibrate(out, split["calibrate"])
     _write_card(out, calibration)
     held = split["test"]
@@ -324,17 +308,22 @@ def main() -> None:
     truth = np.array([row.harmful for row in held])
     scores = served_scores(out, texts)
     table = report(scores, held)
-    raw, weights = raw_logits(out, texts), np.array([1.0, calibration.intent, calibration.words])
+    raw, weights = raw_logits(out, texts), np.array([1.0, calibration.intent, calibration.words, 0.0])
     least = (math.log(ACTS / (1 - ACTS)) - calibration.shift) / calibration.scale
     exact = logits_of(model, tokenizer, texts)[:, 0]
     table["harm head alone, float32"] = json.dumps(summary(exact, held, operating_point(exact, held)))
     table["harm head alone, int8"] = json.dumps(summary(raw[:, 0], held, operating_point(raw[:, 0], held)))
     table["heads and words, int8"] = json.dumps(summary(raw @ weights, held, least))
     table["as served"] = json.dumps(summary(scores, held, ACTS))
-    quick = fast.logits(texts) < calibration.settled
-    for name in ("harmless · ordinary", "harmful · source own", "harmful · twins", "harmless · twins"):
+    quick, either = passes(raw, texts, calibration)
+    for name in ("harmless · everyday, English", "harmful · source own", "harmful · twins", "harmless · twins"):
         places = slices(held)[name]
         table[f"settled by the fast pass · {name}"] = share(int(quick[places].sum()), len(places))
+        table[f"settled by the fast pass or the exit · {name}"] = share(int(either[places].sum()), len(places))
+    flagged = truth & (raw @ weights >= least) & np.array([row.language == "en" for row in held])
+    table["lost by the passes, of what the encoder flags in English"] = share(
+        int((flagged & either).sum()), int(flagged.sum())
+    )
     if arguments.text:
         outside = measured_rows(arguments.text)
         found = served_scores(out, [row.text for row in outside])

@@ -25,6 +25,10 @@ BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the base model's safetensors file: the package's author field is a placeholder, so the hash is what is trusted."""
 CATEGORY_SHARE, INTENT_SHARE = 0.3, 0.3
 """Weights of the losses beside harm's."""
+RISE = 50
+"""Steps until the rate is full."""
+TOLD_WELL = 0.1
+"""Cross-entropy of the harm head below which a text teaches little; about 2.2 logits on the right side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,14 @@ class Recipe:
     """Share of the texts that wear a disguise."""
     dropout: float = 0.1
     smoothing: float = 0.02
+    fall: float = 1.0
+    """The rate falls to nothing over this last share of the steps; 0: it stays, for a stage that another goes on from."""
+    average: float = 0.998
+    """Of the running mean of the weights, a step; it is the mean that is kept. 0: the last weights are."""
+    rest: float = 0.5
+    """The chance that a group whose texts were all told well the last time sits an epoch out."""
+    others: float = 0.5
+    """Share of the groups in other languages than English that an epoch takes: the bars are English's, and they are long."""
     seed: int = 0
     still: int = 0
     """So many of the lowest layers, and the token embeddings, stay as they are; -1: nothing does."""
@@ -102,11 +114,18 @@ def tokenizer_of(base: Path) -> Any:
     return AutoTokenizer.from_pretrained(base)
 
 
-def batches(rows: Sequence[Row], lengths: Sequence[int], recipe: Recipe, rng: random.Random) -> Iterator[list[int]]:
-    """Places of the rows of each batch: whole groups, of about one length."""
+def batches(
+    rows: Sequence[Row], lengths: Sequence[int], recipe: Recipe, rng: random.Random, told: np.ndarray
+) -> Iterator[list[int]]:
+    """Places of the rows of each batch: whole groups, of about one length, without those that sit this epoch out. ``told``: (rows,)
+    the loss of each when it was seen last."""
     groups: dict[str, list[int]] = defaultdict(list)
     for at, row in enumerate(rows):
         groups[row.group].append(at)
+    for name in list(groups):
+        well, foreign = told[groups[name]].max() < TOLD_WELL, rows[groups[name][0]].language != "en"
+        if (well and rng.random() < recipe.rest) or (foreign and rng.random() >= recipe.others):
+            del groups[name]
     order = sorted(groups.values(), key=lambda group: max(lengths[at] for at in group) * rng.uniform(0.8, 1.25))
     held: list[list[int]] = [[]]
     for group in order:
@@ -139,6 +158,12 @@ def loss_of(logits: torch.Tensor, rows: Sequence[Row], places: dict[str, int], r
     return loss
 
 
+def harm_losses(harm: torch.Tensor, rows: Sequence[Row]) -> np.ndarray:
+    """(texts,) how wrong the harm head is about each."""
+    sign = torch.tensor([-1.0 if row.harmful else 1.0 for row in rows])
+    return np.asarray(nn.functional.softplus(sign * harm).numpy())
+
+
 def _pairs(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
     groups: dict[str, list[int]] = defaultdict(list)
     for at, row in enumerate(rows):
@@ -168,37 +193,81 @@ def fit(
     tokenizer = tokenizer_of(base)
     model = Scorer(base, categories, recipe)
     if start is not None:
-        model.load_state_dict(torch.load(start, weights_only=True)["state"])
-    optimiser = torch.optim.AdamW(model.groups(recipe), weight_decay=0.01)
+        begun = torch.load(start, weights_only=True)
+        model.load_state_dict(begun.get("last", begun["state"]))
+    mean = RunningMean(model, recipe.average)
+    optimiser = torch.optim.AdamW(model.groups(recipe), weight_decay=0.01, fused=True)
     places = {name: at for at, name in enumerate(categories)}
     fillers = [row.text for row in rows if row.is_ordinary and 4 <= len(row.text.split()) <= 16]
-    steps = recipe.epochs * len(rows) // recipe.batch
     rates = [group["lr"] for group in optimiser.param_groups]
+    told = np.full(len(rows), np.inf)
     started, step, seen, total = time.monotonic(), 0, 0, 0.0
-    for _ in range(recipe.epochs):
+    for epoch in range(recipe.epochs):
         model.train()
         texts = [augmented(row.text, rng, fillers, recipe.disguised) for row in rows]
         coded = tokenizer(texts, truncation=True, max_length=MOST_TOKENS)["input_ids"]
-        for chosen in batches(rows, [len(ids) for ids in coded], recipe, rng):
+        chosen_batches = list(batches(rows, [len(ids) for ids in coded], recipe, rng, told))
+        for number, chosen in enumerate(chosen_batches):
+            done = (epoch + number / len(chosen_batches)) / recipe.epochs
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * min(1.0, (step + 1) / (0.06 * steps)) * max(0.02, 1 - step / steps)
+                group["lr"] = rate * pace(step, done, recipe)
             some = [rows[at] for at in chosen]
             with torch.autocast("cpu", torch.bfloat16):  # 1.6 times as fast where the processor has it
                 logits = forward_in_parts(model, [coded[at] for at in chosen])
             loss = loss_of(logits.float(), some, places, recipe)
+            told[chosen] = harm_losses(logits.detach().float()[:, 0], some)
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
+            mean.update(model)
             step, seen, total = step + 1, seen + len(some), total + loss.item()
             if step % 25 == 0:
                 took = time.monotonic() - started
-                print(f"step {step}/{steps}  loss {total / 25:.3f}  {seen / took:.0f} rows/s  {took:.0f} s", flush=True)
+                print(
+                    f"step {step}, {done:.0%}  loss {total / 25:.3f}  {seen / took:.0f} rows/s  {took:.0f} s",
+                    flush=True,
+                )
                 total = 0.0
         if keep is not None:
             keep.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({"state": model.state_dict(), "categories": list(categories), "rows": len(rows)}, keep)
+            kept = {
+                "state": mean.weights,
+                "last": model.state_dict(),
+                "categories": list(categories),
+                "rows": len(rows),
+            }
+            torch.save(kept, keep)
+    model.load_state_dict(mean.weights)
     return model.eval()
+
+
+def pace(step: int, done: float, recipe: Recipe) -> float:
+    """The share of the full rate at a step, when a share ``done`` of all is behind: a short rise, level, and a fall in a line."""
+    falling = (1 - done) / recipe.fall if recipe.fall else 1.0
+    return min(1.0, (step + 1) / RISE) * min(1.0, max(0.02, falling))
+
+
+class RunningMean:
+    """The mean of a model's weights over the last steps, about 1 / (1 - ``keep``) of them: it generalises better than the last
+    weights do, at the price of one addition a step."""
+
+    def __init__(self, model: nn.Module, keep: float) -> None:
+        self._keep = keep
+        self._steps = 0
+        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Takes one step's weights in; the first steps count for more, so that where it began is forgotten."""
+        self._steps += 1
+        fresh = 1 - min(self._keep, self._steps / (self._steps + 10))
+        for name, value in model.state_dict().items():
+            held = self.weights[name]
+            if held.is_floating_point():
+                held.lerp_(value, fresh)
+            else:
+                held.copy_(value)
 
 
 def forward_in_parts(model: Scorer, coded: Sequence[Sequence[int]], parts: int = 3) -> torch.Tensor:

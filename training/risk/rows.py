@@ -56,6 +56,11 @@ class Row:
         """Everyday traffic: neither a twin nor about harm."""
         return not self.harmful and (self.file.startswith("ordinary") or self.source == EVERYDAY)
 
+    @property
+    def is_everyday(self) -> bool:
+        """What thresholds are set by: ordinary, English, and with no harm in it, so without the grim prose among the ordinary rows."""
+        return self.is_ordinary and self.language == "en" and self.intent == "neither"
+
 
 def read_objects(file: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file. Raises ``BlindRowsError`` for the blind set, whatever it is called."""

@@ -1,9 +1,9 @@
 """The embedded risk scorer: texts in, calibrated risk per category out. onnxruntime and tokenizers, no torch.
 
-Two passes. Hashed n-grams (``ngrams``) settle what is plainly harmless in a fraction of a millisecond; a compact encoder
-(all-MiniLM-L6-v2, fine-tuned end to end by training/risk, int8) reads the rest. Of a long text the n-grams pick the passages
-that the encoder reads, and the worst counts, less what the worst of so many would show by chance. docs/risk-scorer.md has the
-data, the figures and the known failures.
+Three passes, each of which settles what is plainly harmless to it. Hashed n-grams (``ngrams``) take a tenth of a millisecond; the two
+lower layers of a compact encoder (all-MiniLM-L6-v2, fine-tuned end to end by training/risk, int8) glance at the rest; the upper four
+read what is still in doubt to the end. Of a long text the passes pick the passages that are read, and the worst counts, less what the worst
+of so many would show by chance. docs/risk-scorer.md has the data, the figures and the known failures.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ LEAST_WORDS = 8
 """Of a passage of a longer text: shorter sentences go together with the next."""
 LEAST_CHARACTERS = 48
 """So many at least, too: it bounds how many passages a text has."""
-MOST_SENTENCES, MOST_WINDOWS = 20, 8
-"""Passages of a long text that the encoder reads: the likeliest, as the fast pass ranks them."""
+GLANCED_SENTENCES, GLANCED_WINDOWS = 64, 12
+"""Passages of a long text that the encoder's lower half looks at: the likeliest, as the fast pass ranks them."""
+MOST_SENTENCES, MOST_WINDOWS = 20, 6
+"""Of these, the likeliest so far, that are read to the end."""
 WINDOW_WORDS = 80
 """Of a window, which sees what no sentence says alone; the next one starts half way."""
 _MOST_EXPLAINED = 60
@@ -66,22 +68,41 @@ class Calibration:
     """Below this logit of the fast pass a text is plainly harmless."""
     settled_passage: float
     """The same for a passage of a long text."""
+    early_words: float
+    """Weight of the fast pass beside the exit's 1."""
+    settled_early: float
+    """Below this logit, of the exit and the fast pass together, a text needs no further reading."""
+    settled_early_passage: float
+    """The same for a passage of a long text."""
     doubt: float
-    """Taken off the logit of the worst of ``n`` passages that the fast pass did not settle, times log(n)."""
+    """Taken off the logit of the worst of ``n`` passages that the exit did not settle, times log(n)."""
 
     def logit(self, harm: float, intent: float, words: float) -> float:
         """What the two heads and the fast pass say together."""
         return harm + self.intent * intent + self.words * words
 
-    def risk(self, logit: float, passages: int = 1) -> float:
+    def risk(self, logit: float, passages: float = 1) -> float:
         """Probability of harm for the worst logit of so many doubtful passages."""
         told = self.scale * (logit - self.doubt * math.log(passages)) + self.shift
         return 1 / (1 + math.exp(-max(-60.0, min(60.0, told))))
 
 
 @dataclass(frozen=True, slots=True)
+class _Glance:
+    """What the fast pass and the encoder's lower half make of a text."""
+
+    text: str
+    words: float
+    """Logit of the fast pass."""
+    early: float
+    """Logit of the exit and the fast pass together."""
+    states: Logits
+    """(1, tokens, width), where the upper half goes on."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Reading:
-    """What the encoder makes of a text."""
+    """What the whole encoder makes of a text."""
 
     logit: float
     kinds: Logits
@@ -90,7 +111,8 @@ class _Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    session: Any
+    lower: Any
+    upper: Any
     tokenizer: Any
     fast: FastPass
     categories: tuple[str, ...]
@@ -129,9 +151,8 @@ class EmbeddedScorer:
         said = plain(text).text
         words = said.split()
         if len(words) > _MOST_EXPLAINED:
-            read, _ = _skim(loaded, said)
-            riskiest = max(read, key=lambda passage: _read(loaded, passage).logit, default="")
-            words = riskiest.split()[:_MOST_EXPLAINED]
+            found = _worst_of(loaded, _skim(loaded, said))
+            words = found[0].text.split()[:_MOST_EXPLAINED] if found else []
         if not words:
             return []
         falls = _falls(loaded, words)
@@ -150,22 +171,23 @@ class EmbeddedScorer:
 
 
 _FEW_WORDS = 8
-"""Up to so many words n-grams know too little to settle anything; the encoder reads them in two milliseconds."""
+"""Up to so many words are always read to the end: n-grams and two layers know too little of them, and it takes two milliseconds."""
 
 
 def _score(loaded: _Loaded, text: str) -> dict[str, float]:
     if not text.strip():
         return {}
-    if (tokens := _whole(loaded, text)) is not None:
+    if (ids := _whole(loaded, text)) is not None:
         words = float(loaded.fast.logits([text])[0])
-        if len(text.split()) > _FEW_WORDS and words < loaded.calibration.settled:
+        many = len(text.split()) > _FEW_WORDS
+        if many and words < loaded.calibration.settled:
             return {}
-        return _risks(loaded, _weighed(loaded, _run(loaded, tokens), words), 1)
-    read, doubtful = _skim(loaded, text)
-    if not read:
-        return {}
-    readings = [_read(loaded, passage) for passage in read]
-    return _risks(loaded, max(readings, key=lambda reading: reading.logit), doubtful)
+        glance = _glance(loaded, text, words, ids)
+        if many and glance.early < loaded.calibration.settled_early:
+            return {}
+        return _risks(loaded, _finish(loaded, glance), 1)
+    found = _worst_of(loaded, _skim(loaded, text))
+    return _risks(loaded, found[1], found[2]) if found else {}
 
 
 def _whole(loaded: _Loaded, text: str) -> list[int] | None:
@@ -177,43 +199,71 @@ def _whole(loaded: _Loaded, text: str) -> list[int] | None:
     return tokens if len(text) <= WHOLE or len(tokens) <= WHOLE + 2 else None
 
 
-def _skim(loaded: _Loaded, text: str) -> tuple[list[str], int]:
-    """The passages of a long text that the encoder is to read, and how many sentences the fast pass does not settle. What is
-    said again counts once, and a window not at all: neither adds to what chance shows."""
-    sentence, window = list(dict.fromkeys(_passages(text))), list(dict.fromkeys(_windows(text)))
-    logits = loaded.fast.logits(sentence + window)
-    read: list[str] = []
-    for passages, found, most in (
-        (sentence, logits[: len(sentence)], MOST_SENTENCES),
-        (window, logits[len(sentence) :], MOST_WINDOWS),
-    ):
-        order = np.argsort(-found, kind="stable")[:most]
-        read += [passages[at] for at in order if found[at] >= loaded.calibration.settled_passage]
-    return read, max(1, int((logits[: len(sentence)] >= loaded.calibration.settled_passage).sum()))
+@dataclass(frozen=True, slots=True)
+class _InDoubt:
+    """The passages of one kind that neither pass settles."""
+
+    glances: list[_Glance]
+    """The likeliest come first; so many as were looked at."""
+    n: float
+    """How many there are in the whole text, by what share of those looked at are in doubt."""
+
+
+def _skim(loaded: _Loaded, text: str) -> tuple[_InDoubt, _InDoubt]:
+    """The sentences of a long text, and its windows, that neither pass settles. What is said again counts once."""
+    sentences, windows = list(dict.fromkeys(_passages(text))), list(dict.fromkeys(_windows(text)))
+    logits = loaded.fast.logits(sentences + windows)
+    return (
+        _in_doubt(loaded, sentences, logits[: len(sentences)], GLANCED_SENTENCES),
+        _in_doubt(loaded, windows, logits[len(sentences) :], GLANCED_WINDOWS),
+    )
+
+
+def _in_doubt(loaded: _Loaded, passages: list[str], words: npt.NDArray[np.float64], most: int) -> _InDoubt:
+    """Looks at so many passages at most, those that the fast pass finds likeliest."""
+    order = np.argsort(-words, kind="stable")
+    unsettled = order[words[order] >= loaded.calibration.settled_passage]
+    glances = [_glance(loaded, passages[at], float(words[at])) for at in unsettled[:most]]
+    doubtful = [glance for glance in glances if glance.early >= loaded.calibration.settled_early_passage]
+    n = len(doubtful) * len(unsettled) / max(1, len(glances))
+    return _InDoubt(sorted(doubtful, key=lambda glance: -glance.early), max(1.0, n))
+
+
+def _worst_of(loaded: _Loaded, skimmed: tuple[_InDoubt, _InDoubt]) -> tuple[_Glance, _Reading, float] | None:
+    """The passage that counts, how it reads, and among how many in doubt of its kind it is the worst. Sentences and windows are
+    discounted apart: windows mix what has nothing to do with each other, and must not hide a sentence."""
+    found = [
+        (glance, _finish(loaded, glance), kind.n)
+        for kind, most in zip(skimmed, (MOST_SENTENCES, MOST_WINDOWS), strict=True)
+        for glance in kind.glances[:most]
+    ]
+    doubt = loaded.calibration.doubt
+    return max(found, key=lambda one: one[1].logit - doubt * math.log(one[2]), default=None)
 
 
 def _read(loaded: _Loaded, text: str) -> _Reading:
-    return _weighed(loaded, _encode(loaded, text), float(loaded.fast.logits([text])[0]))
+    """A text, read to the end whatever the other passes say."""
+    return _finish(loaded, _glance(loaded, text, float(loaded.fast.logits([text])[0])))
 
 
-def _weighed(loaded: _Loaded, found: Logits, words: float) -> _Reading:
-    """What the encoder found and the fast pass together."""
-    return _Reading(loaded.calibration.logit(float(found[0]), float(found[1]), words), found[2:])
+def _glance(loaded: _Loaded, text: str, words: float, ids: list[int] | None = None) -> _Glance:
+    """The lower half, over as much of a text as is read at once. One text at a time: the int8 encoder scales by what is in a batch,
+    and a text's score must not depend on its company.
+
+    ``ids``: the text's tokens, where they were counted before.
+    """
+    if ids is None:
+        ids = loaded.tokenizer.encode(text).ids
+    if len(ids) > WHOLE + 2:
+        ids = [*ids[: WHOLE + 1], ids[-1]]
+    states, early = loaded.lower.run(None, {"ids": np.array([ids], dtype=np.int64)})
+    return _Glance(text, words, float(early[0]) + loaded.calibration.early_words * words, states)
 
 
-def _encode(loaded: _Loaded, text: str) -> Logits:
-    """(2 + categories,) logits of a text, as much of it as is read at once: harm, intent, categories."""
-    return _run(loaded, loaded.tokenizer.encode(text).ids)
-
-
-def _run(loaded: _Loaded, tokens: list[int]) -> Logits:
-    """The encoder, over one text at a time: int8 scales by what is in a batch, and a text's score must not depend on its
-    company."""
-    if len(tokens) > WHOLE + 2:
-        tokens = [*tokens[: WHOLE + 1], tokens[-1]]
-    row = np.array([tokens], dtype=np.int64)
-    found: Logits = loaded.session.run(None, {"input_ids": row, "attention_mask": np.ones_like(row)})[0][0]
-    return found
+def _finish(loaded: _Loaded, glance: _Glance) -> _Reading:
+    """The upper half: harm, intent, categories."""
+    found: Logits = loaded.upper.run(None, {"states": glance.states})[0][0]
+    return _Reading(loaded.calibration.logit(float(found[0]), float(found[1]), glance.words), found[2:])
 
 
 def _falls(loaded: _Loaded, words: list[str]) -> list[float]:
@@ -229,7 +279,7 @@ def _falls(loaded: _Loaded, words: list[str]) -> list[float]:
     return falls
 
 
-def _risks(loaded: _Loaded, reading: _Reading, passages: int) -> dict[str, float]:
+def _risks(loaded: _Loaded, reading: _Reading, passages: float) -> dict[str, float]:
     harm = loaded.calibration.risk(reading.logit, passages)
     if harm < _LEAST:
         return {}
@@ -309,10 +359,13 @@ def _open(folder: Path, card: dict[str, Any], threads: int) -> _Loaded:
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # keeps memory flat over texts of all lengths
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(blobs["risk.onnx"], options, providers=["CPUExecutionProvider"])
+    lower, upper = (
+        onnxruntime.InferenceSession(blobs[name], options, providers=["CPUExecutionProvider"])
+        for name in ("early.onnx", "late.onnx")
+    )
     tokenizer = Tokenizer.from_str(blobs["tokenizer.json"].decode())
     tokenizer.no_padding()
     tokenizer.no_truncation()
     with np.load(io.BytesIO(blobs["fast.npz"]), allow_pickle=False) as arrays:
         fast = FastPass(arrays["weights"].astype(np.float32), float(arrays["bias"]))
-    return _Loaded(session, tokenizer, fast, tuple(card["categories"]), Calibration(**card["calibration"]))
+    return _Loaded(lower, upper, tokenizer, fast, tuple(card["categories"]), Calibration(**card["calibration"]))
