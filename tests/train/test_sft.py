@@ -154,7 +154,7 @@ def test_the_command_trains_whole_weights_and_counts_error_rows(
     assert "2 rows, " in told.err
     assert "2 error rows are left out" in told.err
     reasons = {row["id"]: row["reason"] for row in read_rows(tmp_path / "run/error_rows.jsonl")}
-    assert "holds <image>" in reasons["train-2"]
+    assert "its trace holds <image>" in reasons["train-2"]
     assert "tokens, and 400 fit" in reasons["train-3"]
     assert LocalModel(str(tmp_path / "run"), device="cpu").fingerprint
     assert main(["train", "merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")]) == 2
