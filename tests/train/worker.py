@@ -1,10 +1,12 @@
 """A training run in a process of its own, to be killed or to be given too little disk: ``python -m tests.train.worker BASE DATA OUT``.
 
-``KILL_AT`` in the environment kills it (-9) at the end of that step; ``FILE_LIMIT`` is the most bytes of a file.
+``KILL_AT`` in the environment kills it (-9) at the end of that step; ``FILE_LIMIT`` is the most bytes of a file; ``RECIPE`` are
+settings of another recipe, as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -22,8 +24,8 @@ LORA = {
     "target_modules": r".*language_model.*\.(q_proj|v_proj|up_proj|down_proj)",
 }
 TRL = {
-    "max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 3e-3, "use_cpu": True, "bf16": False,
-    "gradient_checkpointing": False, "logging_steps": 1, "save_steps": 3, "eval_strategy": "steps", "eval_steps": 4,
+    "max_steps": 6, "per_device_train_batch_size": 2, "learning_rate": 3e-3, "use_cpu": True, "bf16": False,
+    "gradient_checkpointing": False, "logging_steps": 1, "save_steps": 2, "eval_strategy": "steps", "eval_steps": 3,
     "lr_scheduler_type": "cosine", "save_total_limit": 2,
 }  # fmt: skip
 
@@ -53,8 +55,9 @@ def main() -> int:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     base, data, out = sys.argv[1:]
+    given = os.environ.get("RECIPE")
     try:
-        sft(recipe(base, data), Path(out), callbacks=[Killer()])
+        sft(Recipe(base, data, **json.loads(given)) if given else recipe(base, data), Path(out), callbacks=[Killer()])
     except VlmguardError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
