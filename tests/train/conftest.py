@@ -38,9 +38,14 @@ def whole(tiny_llava: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
-def work(base: str, data: Path, out: Path, *launcher: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``tests.train.worker`` in a process of its own, or in those of a launcher (arguments of Python)."""
-    command = [sys.executable, *launcher, "-m", "tests.train.worker", base, str(data), str(out)]
+def work(base: str, data: Path, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``tests.train.worker``."""
+    return python("-m", "tests.train.worker", base, str(data), str(out), **environment)
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own."""
     return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=400, check=False
-    )
+        [sys.executable, *arguments],
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip

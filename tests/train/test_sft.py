@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.tiny_llava import FORWARD, PAIR, PAIR_PROMPT, picture
-from tests.train.conftest import work
+from tests.train.conftest import python, work
 from tests.train.worker import LORA, TRL, recipe
 from tests.train.world import ROWS, write_dataset
 from vlmguard import Guard, chat, load_policy
@@ -86,27 +86,28 @@ def test_a_killed_run_goes_on_with_the_same_curve(whole: Path, base: str, data: 
 
 def test_two_processes_learn_what_one_does_with_twice_the_batch(base: str, tmp_path: Path) -> None:
     """Each row is seen by one of them, and the run is one: a folder, a checkpoint, an evaluation with every row in it once."""
-    data = write_dataset(tmp_path / "data", validation=3)
-    settings = TRL | {"max_steps": 2, "eval_steps": 2, "save_steps": 2, "logging_steps": 1}
-    given = {"lora": LORA | {"lora_dropout": 0.0}, "held_out": 3}
+    unfit = ("Hm?", None, FORWARD.format("absent").replace("something", "<image>"), True)
+    data = write_dataset(tmp_path / "data", rows=(*ROWS, unfit), validation=3)
+    settings = TRL | {"max_steps": 2, "eval_steps": 2, "save_steps": 2}
+    given: dict[str, Any] = {"lora": LORA | {"lora_dropout": 0.0}, "held_out": 3}
     one = sft(Recipe(base, str(data), trl=settings, **given), tmp_path / "one", tell=lambda line: None)
-    each = given | {"trl": settings | {"per_device_train_batch_size": 1}}
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    each = {"base": base, "dataset": str(data), "trl": settings | {"per_device_train_batch_size": 1}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(each | given))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlmguard.cli.main")
     two = tmp_path / "two"
-    done = work(base, data, two, *launcher, RECIPE=json.dumps(each), OMP_NUM_THREADS="1")
+    command = ("train", "sft", str(tmp_path / "recipe.yaml"), "--out", str(two))
+    done = python(*launcher, *command, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("step 2 of 2: loss") == 1
+    assert done.stdout.count("2 steps, loss") == 1
+    assert done.stderr.count("step 2 of 2: loss") == done.stderr.count("1 error rows are left out") == 1
     losses = [[loss for _, loss, held_out in curve(run) if held_out is None] for run in (one.folder, two)]
     assert len(losses[0]) == 2
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     state = json.loads((two / "run.json").read_text())
     assert (state["processes"], state["steps"], state["held_out"]["valid"]["n"]) == (2, 2, 3)
     assert [folder.name for folder in (two / "checkpoints").iterdir()] == ["checkpoint-2"]
-    assert sorted(row["id"] for row in read_rows(two / "samples.jsonl")) == [
-        "validation-0",
-        "validation-1",
-        "validation-2",
-    ]
+    samples = [row["id"] for row in read_rows(two / "samples.jsonl")]
+    assert sorted(samples) == ["validation-0", "validation-1", "validation-2"]
     assert LocalModel(str(two), device="cpu").fingerprint
 
 

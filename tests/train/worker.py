@@ -1,12 +1,10 @@
 """A training run in a process of its own, to be killed or to be given too little disk: ``python -m tests.train.worker BASE DATA OUT``.
 
-``KILL_AT`` in the environment kills it (-9) at the end of that step; ``FILE_LIMIT`` is the most bytes of a file; ``RECIPE`` are
-settings of another recipe, as JSON.
+``KILL_AT`` in the environment kills it (-9) at the end of that step; ``FILE_LIMIT`` is the most bytes of a file.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
@@ -55,9 +53,8 @@ def main() -> int:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     base, data, out = sys.argv[1:]
-    given = os.environ.get("RECIPE")
     try:
-        sft(Recipe(base, data, **json.loads(given)) if given else recipe(base, data), Path(out), callbacks=[Killer()])
+        sft(recipe(base, data), Path(out), callbacks=[Killer()])
     except VlmguardError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
