@@ -2,10 +2,12 @@
 
 The same base, rows, settings and steps: `vlmguard train sft` (rows built from data.jsonl when they are asked for, diary, atomic
 checkpoints, held-out rewriting off in both) and a plain ``SFTTrainer`` on Parquet rows of ``synth trl`` with ``datasets.Image``. Runs are
-interleaved, each in a process of its own; the time is the trainer's loop alone. Tokens per second, their ratio with its range, peak memory,
-and the share of the loop in which the trainer waited for rows.
+interleaved, each in a process of its own; the time is the trainer's loop alone, without its first step. Tokens per second of wall time and
+of processor time (which other work on the machine hardly moves; workers' is not in it), ratios with their ranges, peak memory, and the
+share of the loop in which the trainer waited for rows.
 
     --base FOLDER   another base than the tiny LLaVA of the tests     --rows N   --steps N   --batch N   --rounds N
+    --workers N     processes that build rows (dataloader_num_workers), in both
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ _LORA = {
 }
 
 
-def settings(steps: int, batch: int) -> dict[str, Any]:
+def settings(steps: int, batch: int, workers: int) -> dict[str, Any]:
     """Of both."""
     import torch
 
@@ -40,10 +42,11 @@ def settings(steps: int, batch: int) -> dict[str, Any]:
     return {
         "max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": 1e-4, "use_cpu": not gpu, "bf16": gpu,
         "gradient_checkpointing": gpu, "logging_steps": 10, "save_strategy": "no", "seed": 0,
+        "dataloader_num_workers": workers,
     }  # fmt: skip
 
 
-def one(kind: str, base: str, data: Path, steps: int, batch: int) -> None:
+def one(kind: str, base: str, data: Path, steps: int, batch: int, workers: int) -> None:
     """One run, in this process; prints its figures as JSON."""
     import resource
 
@@ -60,23 +63,24 @@ def one(kind: str, base: str, data: Path, steps: int, batch: int) -> None:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 1:  # the first step pays for what is made once
-                seen["first"] = time.perf_counter()
+                seen["first"], seen["cpu"], _wait[0] = time.perf_counter(), time.process_time(), 0.0
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             seen["tokens"] = float((logs or {}).get("num_tokens", seen.get("tokens", 0)))
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
-            seen["end"] = time.perf_counter()
+            seen["end"], seen["cpu"] = time.perf_counter(), time.process_time() - seen["cpu"]
 
     with tempfile.TemporaryDirectory() as folder:
-        (_ours if kind == "ours" else _plain)(base, data, Path(folder), settings(steps, batch), Clock())
-    seconds = (seen["end"] - seen["first"]) * steps / (steps - 1)
+        (_ours if kind == "ours" else _plain)(base, data, Path(folder), settings(steps, batch, workers), Clock())
+    most = (steps - 1) / steps  # of the steps are in the time
     peak = (
         torch.cuda.max_memory_allocated()
         if torch.cuda.is_available()
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
-    print(json.dumps({"kind": kind, "tokens": seen["tokens"], "seconds": seconds, "peak": peak, "wait": _wait[0]}))
+    figures = {"tokens": seen["tokens"] * most, "seconds": seen["end"] - seen["first"], "cpu": seen["cpu"]}
+    print(json.dumps({**figures, "peak": peak, "wait": _wait[0]}))
 
 
 _wait = [0.0]
@@ -135,13 +139,13 @@ def main() -> None:
     """All rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base")
-    for name, value in (("rows", 200), ("steps", 40), ("batch", 8), ("rounds", 5)):
+    for name, value in (("rows", 200), ("steps", 40), ("batch", 8), ("rounds", 5), ("workers", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--one", choices=("ours", "plain"), help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        one(arguments.one, arguments.base, arguments.data, arguments.steps, arguments.batch)
+        one(arguments.one, arguments.base, arguments.data, arguments.steps, arguments.batch, arguments.workers)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -180,7 +184,7 @@ def _run(kind: str, base: str, data: Path, arguments: argparse.Namespace) -> dic
         "--data",
         str(data),
     ]
-    command += ["--steps", str(arguments.steps), "--batch", str(arguments.batch)]
+    command += ["--steps", str(arguments.steps), "--batch", str(arguments.batch), "--workers", str(arguments.workers)]
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -189,18 +193,24 @@ def _run(kind: str, base: str, data: Path, arguments: argparse.Namespace) -> dic
 
 
 def _tell(found: list[dict[str, dict[str, float]]], base: str) -> None:
-    rate = {kind: [one[kind]["tokens"] / one[kind]["seconds"] for one in found] for kind in ("ours", "plain")}
-    ratios = [ours / plain for ours, plain in zip(rate["ours"], rate["plain"], strict=True)]
-    print(f"{Path(base).name}, {len(found)} interleaved rounds")
+    print(f"{Path(base).name}, {len(found)} interleaved rounds, load average {os.getloadavg()[1]:.1f}")
     for kind in ("plain", "ours"):
-        peak = max(one[kind]["peak"] for one in found) / 1e6
-        wait = statistics.median(one[kind]["wait"] / one[kind]["seconds"] for one in found)
+        runs = [one[kind] for one in found]
+        wall, cpu = (statistics.median(run["tokens"] / run[clock] for run in runs) for clock in ("seconds", "cpu"))
+        wait = statistics.median(run["wait"] / run["seconds"] for run in runs)
+        peak = max(run["peak"] for run in runs) / 1e6
         print(
-            f"{kind:6} {statistics.median(rate[kind]):9,.0f} tokens/s   peak {peak:,.0f} MB   waits for rows {wait:.1%} of the loop"
+            f"{kind:6} {wall:9,.0f} tokens/s   {cpu:9,.0f} tokens per CPU second   peak {peak:,.0f} MB   waits for rows"
+            f" {wait:.1%} of the loop"
         )
-    print(
-        f"ratio  {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), n = {len(ratios)}; bar 0.97"
-    )
+    for clock, name in (("seconds", "wall time"), ("cpu", "processor time")):
+        ratios = [
+            one["ours"]["tokens"] / one["ours"][clock] / (one["plain"]["tokens"] / one["plain"][clock]) for one in found
+        ]
+        print(
+            f"ratio  {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) by {name}, n = {len(ratios)};"
+            " bar 0.97"
+        )
 
 
 if __name__ == "__main__":

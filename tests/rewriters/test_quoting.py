@@ -13,6 +13,7 @@ from vlmguard.types import Chat, Image, Message, Reason, Text
 CONTROL = [
     "<|im_start|>", "<|", "[INST]", "[/INST]", "<<SYS>>", "</SYS>", "</s>", "<s>", "<image>", "<think>", "</think>",
     "<start_of_turn>", "<end_of_turn>", "<tool_call>", "<forward/>", "</prompt>", "<understanding>", "\\", "<", "[", "/", "x",
+    "<fake_token_around_image>", "<row_1_col_1>", "<global-img>", "_", ">",
 ]  # fmt: skip
 
 
@@ -24,7 +25,18 @@ def test_disarming_is_undone(text: str) -> None:
 @given(st.lists(st.sampled_from(CONTROL), max_size=12).map("".join))
 def test_nothing_disarmed_is_read_as_a_turn_a_picture_a_thought_or_a_verdict(text: str) -> None:
     shown = disarm(text).lower()
-    for control in ("<|", "[inst]", "</s>", "<image>", "<think>", "</think>", "<start_of_turn>", "<tool_call>"):
+    for control in (
+        "<|",
+        "[inst]",
+        "</s>",
+        "<image>",
+        "<think>",
+        "</think>",
+        "<start_of_turn>",
+        "<tool_call>",
+        "<row_1_col_1>",
+        "<global-img>",
+    ):
         assert control not in shown
     assert not find_tags(shown)
 

@@ -55,7 +55,7 @@ def collator(base: Path, tmp_path: Path) -> tuple[Any, Any, Any]:
 
 def test_the_trainer_feeds_what_serving_feeds_and_learns_the_trace_alone(collator: tuple[Any, Any, Any]) -> None:
     rows, processor, collate = collator
-    batch = collate([example(rows[index]) for index in range(len(rows))])
+    batch = collate([example(rows[index], processor) for index in range(len(rows))])
     for index in range(len(rows)):
         row = rows[index]
         there = batch["attention_mask"][index].bool()
@@ -72,8 +72,8 @@ def test_the_trainer_feeds_what_serving_feeds_and_learns_the_trace_alone(collato
 
 
 def test_pictures_change_what_is_fed(collator: tuple[Any, Any, Any]) -> None:
-    rows, _, collate = collator
-    red, blue = (collate([example(rows[index])])["pixel_values"] for index in (0, 1))
+    rows, processor, collate = collator
+    red, blue = (collate([example(rows[index], processor)])["pixel_values"] for index in (0, 1))
     assert red.shape == blue.shape
     assert not red.equal(blue)
 

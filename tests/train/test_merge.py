@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.worker import LORA, TRL
-from tests.train.world import write_dataset
 from vlmguard.cli.main import main
 from vlmguard.errors import InputError
 from vlmguard.models.endpoint import EndpointModel
@@ -23,9 +21,7 @@ from vlmguard.models.local import LocalModel
 from vlmguard.policy import load_policy
 from vlmguard.train.held_out import rewrite
 from vlmguard.train.merge import merge
-from vlmguard.train.recipe import Recipe
 from vlmguard.train.rows import open_rows
-from vlmguard.train.sft import sft
 from vlmguard.types import Sampling
 
 pytestmark = [
@@ -60,16 +56,11 @@ def serving(model: Path, folder: Path) -> Iterator[str]:
 
 
 async def test_it_says_the_same_everywhere(
-    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = write_dataset(tmp_path / "data")
-    settings = TRL | {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no"}
-    run = sft(
-        Recipe(str(tiny_llava / "base"), str(data), lora=LORA, trl=settings), tmp_path / "run", tell=lambda line: None
-    )
-    assert main(["train", "merge", str(run.folder), "--out", str(tmp_path / "merged")]) == 0
+    assert main(["train", "merge", str(whole), "--out", str(tmp_path / "merged")]) == 0
     assert "vllm serve" in capsys.readouterr().out
-    adapted, merged = (LocalModel(str(place), device="cpu") for place in (run.folder, tmp_path / "merged"))
+    adapted, merged = (LocalModel(str(place), device="cpu") for place in (whole, tmp_path / "merged"))
     rows = [open_rows(data, load_policy())["train"][number] for number in (0, 3)]
     held_out = list(rewrite(adapted._model, adapted._processor, rows, 160))
     with serving(tmp_path / "merged", tmp_path) as address:
@@ -80,6 +71,6 @@ async def test_it_says_the_same_everywhere(
         await endpoint.close()
     assert held_out[0].startswith("<understanding>")
     with pytest.raises(InputError, match="holds something already"):
-        merge(run.folder, tmp_path / "merged")
+        merge(whole, tmp_path / "merged")
     with pytest.raises(InputError, match="no folder"):
         merge(tmp_path / "none", tmp_path / "new")

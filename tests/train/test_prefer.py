@@ -282,7 +282,7 @@ def test_the_loss_falls_behind_the_shared_steps(world: Path) -> None:
     ]
     tokens = Tokens(str(world / "base"))
     collate = collator(tokens.processor)
-    examples = pair_rows(pairs, by_id.__getitem__)
+    examples = pair_rows(pairs, by_id.__getitem__, tokens.processor)
     batch = collate([dict(examples[0]), dict(examples[1])])
     said = [
         tokens.processor.tokenizer.decode(batch["input_ids"][row][batch["completion_mask"][row].bool()]).removesuffix(

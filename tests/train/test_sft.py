@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.tiny_llava import FORWARD, PAIR, PAIR_PROMPT, picture
+from tests.train.conftest import python, work
 from tests.train.worker import LORA, TRL, recipe
 from tests.train.world import ROWS, write_dataset
 from vlmguard import Guard, chat, load_policy
@@ -34,32 +32,6 @@ pytestmark = [
 SHORT = TRL | {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no"}
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data"), validation=2)
-
-
-@pytest.fixture
-def base(tiny_llava: Path) -> str:
-    return str(tiny_llava / "base")
-
-
-def work(base: str, data: Path, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.train.worker", base, str(data), str(out)]
-    return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=400, check=False
-    )
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_llava: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody stopped."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    done = work(str(tiny_llava / "base"), data, out)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
 def curve(run: Path) -> list[tuple[int, Any, Any]]:
     return [
         (row["step"], row.get("loss"), row.get("eval_loss"))
@@ -78,7 +50,7 @@ async def test_a_run_serves_at_once(whole: Path) -> None:
 
 def test_what_a_run_leaves_behind(whole: Path) -> None:
     state = json.loads((whole / "run.json").read_text())
-    assert (state["state"], state["steps"], state["error_rows"]) == ("finished", 8, 0)
+    assert (state["state"], state["steps"], state["error_rows"]) == ("finished", 6, 0)
     assert state["held_out"]["valid"]["n"] == 2
     assert set(state["versions"]) >= {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
     card = (whole / "README.md").read_text()
@@ -86,8 +58,8 @@ def test_what_a_run_leaves_behind(whole: Path) -> None:
         assert part in card
     assert all((whole / name).stat().st_size > 1000 for name in ("loss.png", "held_out.png", "lengths.png"))
     assert any((whole / "tensorboard").iterdir())
-    assert {row["step"] for row in read_rows(whole / "samples.jsonl")} == {4, 8}
-    assert sorted(folder.name for folder in (whole / "checkpoints").iterdir()) == ["checkpoint-6", "checkpoint-8"]
+    assert {row["step"] for row in read_rows(whole / "samples.jsonl")} == {3, 6}
+    assert sorted(folder.name for folder in (whole / "checkpoints").iterdir()) == ["checkpoint-4", "checkpoint-6"]
     assert (whole / "model/chat_template.jinja").exists()
     assert not list((whole / "model").glob("*.bin"))
 
@@ -104,7 +76,7 @@ def test_a_killed_run_goes_on_with_the_same_curve(whole: Path, base: str, data: 
         LocalModel(str(out))
     again = work(base, data, out)
     assert again.returncode == 0, again.stderr
-    assert "goes on from step 3" in again.stderr
+    assert "goes on from step 4" in again.stderr
     assert curve(out) == curve(whole)
     assert not half.exists()
     assert (out / "model/adapter_model.safetensors").read_bytes() == (
@@ -112,11 +84,38 @@ def test_a_killed_run_goes_on_with_the_same_curve(whole: Path, base: str, data: 
     ).read_bytes()
 
 
+def test_two_processes_learn_what_one_does_with_twice_the_batch(base: str, tmp_path: Path) -> None:
+    """Each row is seen by one of them, and the run is one: a folder, a checkpoint, an evaluation with every row in it once."""
+    unfit = ("Hm?", None, FORWARD.format("absent").replace("something", "<image>"), True)
+    data = write_dataset(tmp_path / "data", rows=(*ROWS, unfit), validation=3)
+    settings = TRL | {"max_steps": 2, "eval_steps": 2, "save_steps": 2}
+    given: dict[str, Any] = {"lora": LORA | {"lora_dropout": 0.0}, "held_out": 3}
+    one = sft(Recipe(base, str(data), trl=settings, **given), tmp_path / "one", tell=lambda line: None)
+    each = {"base": base, "dataset": str(data), "trl": settings | {"per_device_train_batch_size": 1}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(each | given))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlmguard.cli.main")
+    two = tmp_path / "two"
+    command = ("train", "sft", str(tmp_path / "recipe.yaml"), "--out", str(two))
+    done = python(*launcher, *command, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 steps, loss") == 1
+    assert done.stderr.count("step 2 of 2: loss") == done.stderr.count("1 error rows are left out") == 1
+    losses = [[loss for _, loss, held_out in curve(run) if held_out is None] for run in (one.folder, two)]
+    assert len(losses[0]) == 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    state = json.loads((two / "run.json").read_text())
+    assert (state["processes"], state["steps"], state["held_out"]["valid"]["n"]) == (2, 2, 3)
+    assert [folder.name for folder in (two / "checkpoints").iterdir()] == ["checkpoint-2"]
+    samples = [row["id"] for row in read_rows(two / "samples.jsonl")]
+    assert sorted(samples) == ["validation-0", "validation-1", "validation-2"]
+    assert LocalModel(str(two), device="cpu").fingerprint
+
+
 def test_a_full_disk_leaves_no_half_checkpoint(base: str, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = work(base, data, out, FILE_LIMIT="30000")
     assert done.returncode == 1
-    assert "TrainError: the checkpoint at step 3 could not be written" in done.stderr
+    assert "TrainError: the checkpoint at step 2 could not be written" in done.stderr
     assert "Free space" in done.stderr
     assert list((out / "checkpoints").iterdir()) == []
     assert not (out / "model").exists()
@@ -154,7 +153,7 @@ def test_the_command_trains_whole_weights_and_counts_error_rows(
     assert "2 rows, " in told.err
     assert "2 error rows are left out" in told.err
     reasons = {row["id"]: row["reason"] for row in read_rows(tmp_path / "run/error_rows.jsonl")}
-    assert "holds <image>" in reasons["train-2"]
+    assert "its trace holds <image>" in reasons["train-2"]
     assert "tokens, and 400 fit" in reasons["train-3"]
     assert LocalModel(str(tmp_path / "run"), device="cpu").fingerprint
     assert main(["train", "merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")]) == 2
@@ -167,11 +166,11 @@ def test_an_early_stop_keeps_the_best(base: str, data: Path, tmp_path: Path) -> 
         "load_best_model_at_end": True, "save_total_limit": 1,
     }  # fmt: skip
     run = sft(
-        Recipe(base, str(data), lora=LORA, trl=settings, held_out=2, early_stop=2),
+        Recipe(base, str(data), lora=LORA, trl=settings, held_out=2, early_stop=1),
         tmp_path / "run",
         tell=lambda line: None,
     )
-    assert run.steps == 3  # the first evaluation is perfect, and two more are not better
+    assert run.steps == 2  # the first evaluation is perfect, and the next is not better
     assert run.held_out["decisions"] == 1.0
 
 

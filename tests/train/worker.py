@@ -22,8 +22,8 @@ LORA = {
     "target_modules": r".*language_model.*\.(q_proj|v_proj|up_proj|down_proj)",
 }
 TRL = {
-    "max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 3e-3, "use_cpu": True, "bf16": False,
-    "gradient_checkpointing": False, "logging_steps": 1, "save_steps": 3, "eval_strategy": "steps", "eval_steps": 4,
+    "max_steps": 6, "per_device_train_batch_size": 2, "learning_rate": 3e-3, "use_cpu": True, "bf16": False,
+    "gradient_checkpointing": False, "logging_steps": 1, "save_steps": 2, "eval_strategy": "steps", "eval_steps": 3,
     "lr_scheduler_type": "cosine", "save_total_limit": 2,
 }  # fmt: skip
 

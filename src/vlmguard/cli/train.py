@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code: 0 done, 3 done with rows left out. Raises ``InputError``, ``MissingExtraError``, ``TrainError``."""
+    """Exit code: 0 done, 3 done with rows left out (0 under a launcher of several processes).
+
+    Raises ``InputError``, ``MissingExtraError``, ``TrainError``.
+    """
     return {"sft": _sft, "r1-act": r1_act.run, "prefer": _prefer, "merge": _merge}[arguments.action](arguments)
 
 
@@ -45,10 +49,13 @@ def _sft(arguments: argparse.Namespace) -> int:
     if arguments.dataset:
         recipe = replace(recipe, dataset=str(arguments.dataset.resolve()))
     done = sft(recipe, arguments.out.resolve(), tell=_tell)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes of a launcher; the first one speaks
+        return 0
     held_out = "".join(f", {name} {value:.1%}" for name, value in done.held_out.items())
     print(f"{done.steps} steps, loss {done.loss:.4f}{held_out}")
     print(f"The card: {arguments.out / 'README.md'}\nTo use it: vlmguard refine … --rewriter local:{arguments.out}")
-    return 3 if done.error_rows else 0
+    launched = os.environ.get("WORLD_SIZE", "1") != "1"  # launchers take any code but 0 for a crash
+    return 3 if done.error_rows and not launched else 0
 
 
 def _prefer(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 from vlmguard.errors import ChatError, MissingExtraError, ModelError
 from vlmguard.images import shown
+from vlmguard.models.special_tokens import without_special_tokens
 from vlmguard.models.wrapper import cut_off
 from vlmguard.types import Chat, Completion, Image, Message, Opaque, Part, Sampling, Text, Usage
 
@@ -235,7 +236,7 @@ def model_inputs(processor: Any, chats: Sequence[Chat]) -> Any:
     """What a model is fed to answer each of some chats: tensors of (chats, tokens), padded at the left. Raises ``ChatError``."""
     several = {"processor_kwargs": {"padding": True, "padding_side": "left"}} if len(chats) > 1 else {}
     return processor.apply_chat_template(
-        [[_message(message) for message in chat.messages] for chat in chats],
+        [[_message(message) for message in without_special_tokens(processor, chat).messages] for chat in chats],
         tokenize=True,
         add_generation_prompt=True,
         return_dict=True,

@@ -22,7 +22,7 @@ PROMPTS = prompts_hash("rewriter", "conversation", "reminder", "repair")
 
 _CONTROL = (
     r"\||/?(?:think(?:ing)?|s|pad|eos|bos|unk|image|video|img|image_soft_token|tool_call|tool_response)>"
-    r"|/?SYS>|(?:start|end|begin)_of_"
+    r"|/?SYS>|(?:start|end|begin)_of_|global-img>|(?:[a-z0-9]+_)+[a-z0-9]*>"
 )
 _ARMED = re.compile(rf"<(?=\\*(?:{_CONTROL}))|\[(?=\\*/?INST\])", re.IGNORECASE)
 _DISARMED = re.compile(rf"<\\(?=\\*(?:{_CONTROL}))|\[\\(?=\\*/?INST\])", re.IGNORECASE)

@@ -89,11 +89,12 @@ def check_lora(model: Any, config: Any, recipe: Recipe) -> None:
         )
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     matched = [name for name in linear if _matches(config, name)]
-    if not matched:
-        raise InputError(
-            f"lora.target_modules ({config.target_modules!r}) matches no layer of {recipe.base}; there are {_some(linear)}"
-        )
     part = parts_of(model)
+    if not matched:
+        fitting = [name for name in linear if part(name) in recipe.parts]
+        raise InputError(
+            f"lora.target_modules ({config.target_modules!r}) matches no layer of {recipe.base}; there are {_some(fitting)}"
+        )
     outside = [name for name in matched if part(name) not in recipe.parts]
     if outside:
         raise InputError(

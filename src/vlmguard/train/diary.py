@@ -81,8 +81,9 @@ class Diary(TrainerCallback):  # type: ignore[misc]
 
 
 def _worth_showing(rewritten: Sequence[Rewritten]) -> list[Rewritten]:
-    """One that went wrong, if any did, and then others."""
-    return sorted(rewritten, key=lambda one: one.decided)[:1] + [one for one in rewritten if one.decided][: _SHOWN - 1]
+    """One that went wrong, if any did, and then ones that went right."""
+    wrong = [one for one in rewritten if not one.decided]
+    return (wrong[:1] + [one for one in rewritten if one.decided])[:_SHOWN]
 
 
 def _short(text: str) -> str:

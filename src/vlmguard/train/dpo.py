@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vlmguard.dataset import conversation
 from vlmguard.errors import InputError, MissingExtraError, TrainError
 from vlmguard.images import shown
 from vlmguard.models.local import resolve
+from vlmguard.models.special_tokens import without_special_tokens
 from vlmguard.train.base import check_lora, freeze_others, load_model, load_processor
 from vlmguard.train.pairs import Pair
 from vlmguard.train.preference import Preference
@@ -81,7 +83,7 @@ def train_dpo(
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
     with without_foreign_warnings():
-        trainer = _trainer(recipe, start, pair_rows(pairs, row), folder, seed, callbacks)
+        trainer = _trainer(recipe, start, partial(pair_rows, pairs, row), folder, seed, callbacks)
         try:
             _train(trainer, folder, tell)
             _save(trainer, folder / MODEL)
@@ -145,7 +147,9 @@ def _processor(base: str, adapter: str | None) -> Any:
     return load_processor(Recipe(str(adapter) if own else base, "-"), None)
 
 
-def _trainer(recipe: Preference, start: str, dataset: Any, folder: Path, seed: int, callbacks: Sequence[Any]) -> Any:
+def _trainer(
+    recipe: Preference, start: str, dataset: Callable[[Any], Any], folder: Path, seed: int, callbacks: Sequence[Any]
+) -> Any:
     import trl
     from peft import LoraConfig, PeftModel
     from transformers import set_seed
@@ -178,7 +182,7 @@ def _trainer(recipe: Preference, start: str, dataset: Any, folder: Path, seed: i
         return PairTrainer(
             model,
             args=config,
-            train_dataset=dataset,
+            train_dataset=dataset(processor),
             processing_class=processor,
             data_collator=collator(processor),
             peft_config=lora,
@@ -188,14 +192,15 @@ def _trainer(recipe: Preference, start: str, dataset: Any, folder: Path, seed: i
         raise InputError(f"TRL cannot train {start} with these settings: {error}") from error
 
 
-def pair_rows(pairs: Sequence[Pair], row: Callable[[str], Row]) -> Any:
-    """The pairs as TRL takes them, built when they are asked for."""
+def pair_rows(pairs: Sequence[Pair], row: Callable[[str], Row], processor: Any) -> Any:
+    """The pairs as TRL takes them, built when they are asked for, with what the processor would read as its own disarmed."""
     from datasets import Dataset
 
     def example(pair: Pair) -> dict[str, Any]:
         of = row(pair.row)
+        asked = without_special_tokens(processor, of.asked)
         sides = {
-            name: conversation(of.asked, text)
+            name: conversation(asked, text)
             for name, text in (("chosen", pair.chosen.text), ("rejected", pair.rejected.text))
         }
         return {

@@ -1,7 +1,7 @@
 """Every row put through what the trainer feeds, once, before anything is trained: lengths, and rows that cannot be trained on.
 
-A row that is too long, or holds what the tokenizer reads as its own, is an error row and never a shorter one. Rows whose pictures
-are missing or damaged stop the run: then the dataset is broken.
+A row that is too long, or whose trace holds what the tokenizer reads as its own, is an error row and never a shorter one. Rows whose
+pictures are missing or damaged stop the run: then the dataset is broken.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy.typing as npt
 from vlmguard.errors import InputError, VlmguardError
 from vlmguard.jsonl import Appender, read_rows
 from vlmguard.models.local import model_inputs
+from vlmguard.models.special_tokens import special_token_in
 from vlmguard.train.rows import Row, Rows, example
-from vlmguard.types import Text
 
 Numbers = npt.NDArray[np.int32]
 IGNORED = -100
@@ -106,7 +106,6 @@ class Probe:
         self._longest = longest
         self._ends = frozenset(ends)
         self._pictures = _picture_tokens(processor)
-        self._own = [token for token in processor.tokenizer.all_special_tokens if token]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -115,11 +114,11 @@ class Probe:
         """Raises ``InputError`` when training would feed other tokens than serving does."""
         try:
             row = self._rows[index]
-            made = example(row)
+            made = example(row, self._processor)
         except VlmguardError as error:
             return Measured(index, self._rows.form(index)["id"], error=str(error), broken=True)
-        if word := self._foreign(row):
-            return Measured(index, row.id, error=f"it holds {word}, which the tokenizer reads as its own")
+        if word := special_token_in(self._processor, row.said):
+            return Measured(index, row.id, error=f"its trace holds {word}, which the tokenizer reads as its own")
         images = len(made["images"])
         batch = self._collator([made])
         ids, labels = batch["input_ids"][0], batch["labels"][0]
@@ -133,11 +132,6 @@ class Probe:
         if len(ids) > self._longest:
             return replace(found, error=f"it has {len(ids):,} tokens, and {self._longest:,} fit")
         return found
-
-    def _foreign(self, row: Row) -> str:
-        """A special token of the tokenizer's that stands in the words of a row."""
-        quoted = "".join(part.text for part in row.asked.messages[-1].parts if isinstance(part, Text))
-        return next((token for token in self._own if token in row.said or token in quoted), "")
 
     def _compare(self, row: Row, fed: list[int], learned: list[int]) -> None:
         served = model_inputs(self._processor, [row.asked])["input_ids"][0].tolist()

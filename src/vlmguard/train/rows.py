@@ -19,6 +19,7 @@ import numpy.typing as npt
 from vlmguard.dataset import PICTURES, conversation, read_chat, rows_file
 from vlmguard.errors import MissingExtraError
 from vlmguard.images import shown
+from vlmguard.models.special_tokens import without_special_tokens
 from vlmguard.pictures import PictureStore
 from vlmguard.policy import Policy
 from vlmguard.rewriters.quoting import rewriter_chat
@@ -85,7 +86,7 @@ class Rows:
         """Some of the rows."""
         return Rows(self._file.parent, self._policy, self._places[np.asarray(kept, dtype=np.int64)])
 
-    def lazy(self) -> Any:
+    def lazy(self, processor: Any) -> Any:
         """A ``datasets.Dataset`` that builds its rows when they are asked for. Raises ``MissingExtraError``."""
         try:
             from datasets import Dataset
@@ -93,15 +94,20 @@ class Rows:
             raise MissingExtraError("training", "train") from error
 
         def build(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-            examples = [example(self[index]) for index in batch["row"]]
+            examples = [example(self[index], processor) for index in batch["row"]]
             return {key: [made[key] for made in examples] for key in ("prompt", "completion", "images")}
 
         return Dataset.from_dict({"row": range(len(self))}).with_transform(build)
 
 
-def example(row: Row) -> dict[str, Any]:
-    """A row as TRL takes it: ``prompt``, ``completion`` and ``images``, decoded. TRL writes into it, so it is made anew each time."""
-    return conversation(row.asked, row.said) | {"images": [shown(image) for image in row.asked.images]}
+def example(row: Row, processor: Any) -> dict[str, Any]:
+    """A row as TRL takes it: ``prompt``, ``completion`` and ``images``, decoded. TRL writes into it, so it is made anew each time.
+
+    What the processor would read as its own in somebody's words is disarmed, as in serving (``models.local.model_inputs``).
+    """
+    return conversation(without_special_tokens(processor, row.asked), row.said) | {
+        "images": [shown(image) for image in row.asked.images]
+    }
 
 
 def open_rows(folder: Path, policy: Policy) -> dict[str, Rows]:

@@ -97,13 +97,13 @@ def _run(
     stage.begin("sft", policy)
     trainer = _trainer(recipe, config, load_model(recipe, init), processor, rows, callbacks)
     lengths = _lengths(stage, trainer, rows["train"])
-    trainer.train_dataset = rows["train"].only(lengths.kept).lazy()
+    trainer.train_dataset = rows["train"].only(lengths.kept).lazy(processor)
     validation = held_out(
         rows["validation"], processor, most=recipe.held_out, longest_trace=lengths.most_said,
         at_once=config.per_device_eval_batch_size,
     )  # fmt: skip
     if validation is not None:
-        trainer.held_out, trainer.eval_dataset = validation, validation.rows.lazy()
+        trainer.held_out, trainer.eval_dataset = validation, validation.rows.lazy(processor)
     done = stage.train(trainer)
     return stage.finish(trainer, done, error_rows=len(lengths.errors), tokens=lengths.tokens)
 
@@ -127,8 +127,8 @@ def _trainer(
         return RewriterTrainer(
             model,
             config,
-            train_dataset=rows["train"].lazy(),
-            eval_dataset=rows["validation"].lazy() if len(rows["validation"]) else None,
+            train_dataset=rows["train"].lazy(processor),
+            eval_dataset=rows["validation"].lazy(processor) if len(rows["validation"]) else None,
             processing_class=processor,
             peft_config=adapter,
             callbacks=[*stop, *callbacks],
