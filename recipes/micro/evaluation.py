@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,8 +55,10 @@ def questions(work: Workplace, kind: str) -> dict[str, tuple[Cell, Question]]:
     """Sample's id → who is asked, and what."""
     cells = [(split, seed) for split in work.size.splits for seed in range(work.size.seeds)]
     if kind == UNSEEN:
-        pairs = world.balanced(world.pairs(world.UNSEEN), 0)[: work.size.pairs]
-        asked = [(cells[n % len(cells)], one) for n, one in enumerate(world.test_questions(pairs, 0)) if n % 2]
+        strange = [pair for pair in world.pairs(world.UNSEEN) if not pair.wish.harmful]  # that wish is known to all
+        pairs = world.balanced(strange, 0)[: work.size.pairs]
+        both = list(world.test_questions(pairs, 0))  # two phrasings of each pair, of which one is asked
+        asked = [(cells[n % len(cells)], both[2 * n + n // len(cells) % 2]) for n in range(len(pairs))]
     else:
         asked = [
             (cell, question)
@@ -362,23 +364,27 @@ def _rewriting(tables: Tables, asked: Mapping[str, tuple[Cell, Question]], arm: 
 
 
 def _guessing(asked: Mapping[str, tuple[Cell, Question]]) -> dict[str, float]:
-    """Decisions of who looks at nothing, at the words alone, or at the picture alone, and knows what is likelier in training."""
+    """Decisions of who looks at nothing, at the words alone, or at the picture alone, and knows what of it is oftener risky than
+    harmless in training, where both kinds are made to weigh the same as in the test; ``…_at_best``: who knows the test itself.
+    """
+    splits = {cell[0] for cell, _ in asked.values()}
+    learned = [(split, pair) for split in splits for pair in world.seen(split)]
+    tested = [(cell[0], question.pair) for cell, question in asked.values()]
 
-    def right(key: Callable[[Pair], object]) -> float:
-        counts: dict[tuple[int, object], Counter[bool]] = defaultdict(Counter)
-        for split in {cell[0] for cell, _ in asked.values()}:
-            for pair in world.seen(split):
-                counts[split, key(pair)][pair.risky] += 1
-        hits = [
-            counts[cell[0], key(question.pair)].most_common(1)[0][0] is question.pair.risky
-            for cell, question in asked.values()
-        ]
+    def right(key: Callable[[Pair], object], known: Sequence[tuple[int, Pair]]) -> float:
+        weights = {risky: 1 / sum(pair.risky is risky for _, pair in known) for risky in (True, False)}
+        lean: dict[tuple[int, object], float] = defaultdict(float)
+        for split, pair in known:
+            lean[split, key(pair)] += weights[pair.risky] * (1 if pair.risky else -1)
+        hits = [(lean[split, key(pair)] > 0) is pair.risky for split, pair in tested]
         return round(sum(hits) / len(hits), 4)
 
     return {
-        "majority": right(lambda pair: None),
-        "text_only": right(lambda pair: pair.intent),
-        "image_only": right(lambda pair: pair.scene),
+        "majority": right(lambda pair: None, learned),
+        "text_only": right(lambda pair: pair.intent, learned),
+        "image_only": right(lambda pair: pair.scene.state, learned),
+        "text_only_at_best": right(lambda pair: pair.intent, tested),
+        "image_only_at_best": right(lambda pair: pair.scene, tested),
     }
 
 

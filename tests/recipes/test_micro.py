@@ -128,6 +128,6 @@ def test_the_whole_way_is_trained_and_measured(out: Path) -> None:
     assert target["oracle"]["safe"] > target["none"]["safe"]  # what was taught shows
     assert found["rewriting"]["oracle"]["decisions"] == found["rewriting"]["oracle"]["valid_traces"] == 1
     assert found["valid_traces"] >= 0.9
-    assert found["guessing"].keys() == {"majority", "text_only", "image_only"}
+    assert {"majority", "text_only", "image_only", "image_only_at_best"} <= found["guessing"].keys()
     assert 'alt="picture of the request"' in (out / "report.html").read_text(encoding="utf-8")
     assert (out / "unseen" / "report.html").exists()
