@@ -380,6 +380,35 @@ async def test_a_definition_too_long_to_be_read_whole_is_not_judged() -> None:
     assert guarded.outcome is Outcome.DEGRADED
 
 
+async def test_many_long_definitions_neither_stop_others_nor_stay_in_the_memory() -> None:
+    """Each is new and full of words that patterns begin with; together they are more than is read of a request."""
+    guard = Guard(Says(FORWARD))
+    tools = tuple(Text(f"{number} " + "read " * 8_000, f"/tools/{number}") for number in range(20))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    beside = asyncio.create_task(others())
+    guarded = await guard.refine(Chat((user("Add."),), tools))
+    beside.cancel()
+    assert turns > 10
+    read = [row.judged_by is not None for row in guarded.receipt.judgements[:20]]
+    assert read == [True] * 4 + [False] * 16
+    assert guarded.outcome is Outcome.DEGRADED
+    assert len(guard._orders) == 4
+    assert all(isinstance(key, bytes) for key in guard._orders)
+
+
+async def test_an_order_is_found_again_in_a_definition_that_is_known() -> None:
+    guard = Guard(Says(FORWARD), remembered=1)
+    asked = Chat((user("Add."),), (Text(HONEST, "/tools/0"), Text(POISONED, "/tools/1"), Text(POISONED, "/tools/2")))
+    assert [(await guard.refine(asked)).outcome for _ in range(3)] == [Outcome.DEGRADED] * 3
+
+
 CONVERSATION = Chat(
     (
         Message("system", (Text("Be brief.", "/messages/0/content"),)),

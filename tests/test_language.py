@@ -132,3 +132,14 @@ def test_a_word_resembles_the_languages_whose_groups_it_holds_or_whose_endings_i
         if (token.endswith(shape[1:]) if shape[0] == "-" else shape in token)
     }
     assert _resembled(token) == expected
+
+
+def test_endless_words_are_told_alike_and_not_remembered() -> None:
+    from vlmguard import language
+
+    assert detect("wie geht es dir heute mit und was machst du?") == "de"
+    before = language._resembled.cache_info().currsize
+    assert all(
+        detect(f"wie geht es dir heute mit {'schreiben' * number} und was machst du?") == "de" for number in (8, 9, 100)
+    )
+    assert language._resembled.cache_info().currsize == before

@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from hashlib import sha256
 
 from vlmguard.checks import check_rewrite
 from vlmguard.errors import ChatError, GuardError, VlmguardError
@@ -20,7 +20,7 @@ from vlmguard.policy import Action, DefinitionAction, Policy, Rule, ToolAction, 
 from vlmguard.protocols import Closing, Concurrent, Rewriter
 from vlmguard.receipts import aspects, make_receipt, unjudged
 from vlmguard.rewriters.compose import neutralise_tool_result
-from vlmguard.rewriters.orders import definition_is_read, orders_in_definition
+from vlmguard.rewriters.orders import orders_in_definition, read_definitions
 from vlmguard.types import (
     JUDGED_ROLES,
     Aspect,
@@ -92,8 +92,8 @@ class Guard:
         self._key = key
         self._reviews: OrderedDict[tuple[str, ...], Review] = OrderedDict()
         self._remembered = remembered
-        # Clients send the same definitions with every request. Each guard has a memory of its own, like that of the turns.
-        self._order_in = lru_cache(remembered)(orders_in_definition)
+        self._orders: OrderedDict[bytes, str | None] = OrderedDict()
+        """What was found in definitions, by their digest: clients send the same ones with every request."""
         self._on_turn = on_turn or (lambda known: None)
 
     async def refine(self, chat: Chat) -> Guarded:
@@ -105,14 +105,16 @@ class Guard:
         """
         _require_content(chat)
         decisions = await self._decide_all(chat)
-        decisions += self._decide_beside(chat, decisions[-1].review)
+        rows = _definitions(chat)
+        order = await self._order_in([tool.text for tool, row in zip(chat.tools, rows, strict=True) if row.judged_by])
+        decisions += self._decide_beside(chat, decisions[-1].review, rows, order)
         intended = max((decision.outcome for decision in decisions), key=_GRAVITY.index)
         outcome = intended if self.mode is Mode.ENFORCE else Outcome.FORWARD
         gravest = max(decisions, key=lambda decision: (_GRAVITY.index(decision.outcome), decision.turn))
         sent = self._apply(chat, decisions, outcome)
         receipt = make_receipt(
             review=gravest.review,
-            judgements=_account(chat, decisions),
+            judgements=(*rows, *_account(chat, decisions)),
             mode=self.mode,
             outcome=outcome,
             intended=intended,
@@ -151,10 +153,28 @@ class Guard:
             raise failures.exceptions[0] from None
         return [*(task.result() for task in earlier), newest]
 
-    def _decide_beside(self, chat: Chat, newest: Review) -> Iterator[_Decision]:
-        """What the policy says of that which no rewriter is asked about: definitions of tools, turns of others."""
-        rows = _definitions(chat)
-        order = next((found for tool in chat.tools if (found := self._order_in(tool.text)) is not None), None)
+    async def _order_in(self, definitions: list[str]) -> str | None:
+        """The first order in definitions of tools. New ones are read on a thread, so that other requests have their turn."""
+        digests = {text: sha256(text.encode()).digest() for text in definitions}
+        orders = {text: self._orders[digest] for text, digest in digests.items() if digest in self._orders}
+        if new := [text for text in digests if text not in orders]:
+            orders |= await asyncio.to_thread(lambda: {text: orders_in_definition(text) for text in new})
+        for text, digest in digests.items():
+            self._orders[digest] = orders[text]
+            self._orders.move_to_end(digest)
+        while len(self._orders) > self._remembered:
+            self._orders.popitem(last=False)
+        return next((order for text in definitions if (order := orders[text]) is not None), None)
+
+    def _decide_beside(
+        self, chat: Chat, newest: Review, rows: tuple[Judgement, ...], order: str | None
+    ) -> Iterator[_Decision]:
+        """What the policy says of that which no rewriter is asked about: definitions of tools, turns of others.
+
+        Args:
+            rows: who read the definitions.
+            order: the first one found in them.
+        """
         review = replace(newest, judgements=rows)
         if order is not None:
             review = replace(review, refinement=_ordering(order))
@@ -274,12 +294,12 @@ def _is_words(parts: tuple[Part, ...]) -> bool:
 
 
 def _definitions(chat: Chat) -> tuple[Judgement, ...]:
-    """Who read the definitions of tools: for orders, and for nothing else."""
+    """Who reads the definitions of tools: for orders, and for nothing else."""
     return tuple(
         Judgement(tool.path, Aspect.TEXT, judged_by=_ORDER_READER)
-        if definition_is_read(tool.text)
+        if is_read
         else Judgement(tool.path, Aspect.TEXT, unjudged=Reason.BUDGET)
-        for tool in chat.tools
+        for tool, is_read in zip(chat.tools, read_definitions([tool.text for tool in chat.tools]), strict=True)
     )
 
 
@@ -315,9 +335,9 @@ def _require_full_account(message: Message, review: Review) -> None:
 
 
 def _account(chat: Chat, decisions: list[_Decision]) -> tuple[Judgement, ...]:
-    """A row for every definition, and for every aspect of every part of the chat, in the order of the chat."""
+    """A row for every aspect of every part of the chat, in the order of the chat."""
     by_turn = {decision.turn: decision.review.judgements for decision in decisions if decision.turn != BESIDE}
-    rows = [*_definitions(chat)]
+    rows: list[Judgement] = []
     for turn, message in enumerate(chat.messages):
         rows.extend(by_turn.get(turn) or (row for part in message.parts for row in unjudged(part, Reason.ROLE)))
     return tuple(rows)

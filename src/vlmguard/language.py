@@ -13,6 +13,8 @@ from functools import lru_cache
 
 _SAMPLE = 6_000
 """Characters looked at: a third each of start, middle and end of a longer text."""
+_LONGEST_WORD = 64
+"""Letters of a word that is remembered."""
 
 _SCRIPTS = (
     ("ja", re.compile(r"[\u3040-\u30ff]")),
@@ -325,7 +327,8 @@ def _votes(tokens: list[str]) -> tuple[dict[str, float], dict[str, set[str]]]:
 
 def _weigh_letters(token: str, votes: dict[str, float], known: dict[str, set[str]]) -> None:
     if token.isascii():
-        for language in _resembled(token):
+        # Nobody's words are that long: they would fill the memory.
+        for language in _resembled(token) if len(token) <= _LONGEST_WORD else _resembled.__wrapped__(token):
             if language in known and token not in known[language]:
                 votes[language] += 0.4
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -181,6 +182,23 @@ def test_what_would_not_fit_into_memory_is_told_to_come_back(tmp_path: Path, ups
         running.scripted.seconds = 0
         for number in range(4):  # what was held is given back, by answers and by refusals
             assert running.chat(words + str(number)).status_code == 200
+
+
+def test_no_keys_slow_bodies_keep_the_others_waiting(tmp_path: Path, upstream: Upstream) -> None:
+    words = "word " * 12_000
+    toml = "[limits]\nbody_bytes = 100_000\nheld_bytes = 240_000\n" + "".join(
+        f'[keys.{name}]\nhash = "{hash_key(name)}"\n' for name in ("one", "two")
+    )
+    with gateway(tmp_path, upstream.url, toml=toml) as running:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer one\r\n"
+        kind = b"content-type: application/json\r\ncontent-length: 99000\r\n\r\n"
+        address = ("127.0.0.1", int(running.url.rpartition(":")[2]))
+        with contextlib.ExitStack() as slow:
+            for _ in range(3):
+                slow.enter_context(socket.create_connection(address, timeout=20)).sendall(head + kind + b"x" * 70_000)
+            wait_until(lambda: running.chat(words, authorization="Bearer one").status_code == 503)
+            assert running.chat(words, authorization="Bearer two").status_code == 200
+        wait_until(lambda: running.chat(words, authorization="Bearer one").status_code == 200)
 
 
 def test_a_body_is_held_until_the_upstream_has_it_and_no_longer(tmp_path: Path, upstream: Upstream) -> None:

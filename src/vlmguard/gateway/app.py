@@ -7,8 +7,8 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -21,7 +21,19 @@ from yarl import URL
 
 from vlmguard.errors import AuditError, VlmguardError, WireError
 from vlmguard.gateway import litellm, logs, openapi, tracing
-from vlmguard.gateway.asgi import EVENTS, JSON, ClientGone, Headers, Receive, Refused, Scope, Send, header, read_body
+from vlmguard.gateway.asgi import (
+    EVENTS,
+    JSON,
+    ClientGone,
+    Headers,
+    Receive,
+    Refused,
+    Room,
+    Scope,
+    Send,
+    header,
+    read_body,
+)
 from vlmguard.gateway.audit import AuditEntry, AuditLog
 from vlmguard.gateway.call import BrokenOff, Call, Connected, relay
 from vlmguard.gateway.config import GUARDED, Config, Route, split_pass_through
@@ -47,6 +59,8 @@ _ASKED_SECONDS = 5.0
 _PROMETHEUS = (b"content-type", CONTENT_TYPE.encode())
 _RECEIPTS = "/receipts/"
 _OWN_PATHS = (litellm.PATH, "/v1/models", "/healthz", "/readyz", "/metrics", "/openapi.json")
+_LONGEST_HOST = 300
+"""Bytes of a host header that is read, and remembered: a name has 253 at most."""
 _FORBIDDING = [(b"cache-control", b"no-store")]
 
 
@@ -98,8 +112,7 @@ class Gateway:
         self._judge = Judge(config, self._fetcher, secrets.hash_key, make, self._count_turn)
         self._metrics = Metrics(self._judge.categories)
         self._in_flight = 0
-        self._held = 0
-        """Bytes of bodies that are held just now."""
+        self.room = _room(config)
         self._ready_at = 0.0
         self._ready: tuple[int, dict[str, object]] = (503, {})
         self._trying = asyncio.Lock()
@@ -215,6 +228,15 @@ class Gateway:
             self._in_flight -= 1
             self._let_go(call)
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts a request of the console's as under way."""
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
     def _span(self, call: Call) -> AbstractContextManager[Any]:
         if not self.config.tracing:
             return nullcontext()
@@ -259,10 +281,8 @@ class Gateway:
                 await _refuse(call, Refused(500, message, "gateway_failed"))
 
     async def _dispatch(self, call: Call, scope: Scope) -> None:
-        if self._in_flight > self.config.limits.in_flight:
-            raise Refused(
-                503, "too many requests are under way: try again later", "overloaded", [(b"retry-after", b"1")]
-            )
+        if call.path != "/healthz":  # who is busy is alive
+            self.check_load()
         # One spelling for each path: what is escaped, doubled or walks upwards is none of ours.
         if scope.get("raw_path", b"") != call.path.encode():
             raise Refused(404, "there is nothing at this path: write it plainly", "unknown_path")
@@ -318,12 +338,18 @@ class Gateway:
             wait = [(b"retry-after", str(seconds).encode())]
             raise Refused(429, f"this key has used up its requests: try again in {seconds} s", "rate_limited", wait)
 
+    def check_load(self) -> None:
+        """Raises ``Refused`` when more requests are under way than may be."""
+        if self._in_flight > self.config.limits.in_flight:
+            message = "too many requests are under way: try again later"
+            raise Refused(503, message, "overloaded", [(b"retry-after", b"1")])
+
     def check_host(self, headers: Headers) -> None:
         """A page of somebody else's that had its name changed to our address must not reach a gateway without keys."""
         value = header(headers, b"host")
         if value is None:
             return
-        host = _host_name(value)
+        host = _host_name(value) if len(value) <= _LONGEST_HOST else ""
         if host != "localhost" and host not in self.config.allowed_hosts and not _is_loopback(host):
             raise Refused(421, "this gateway is not called by that name: see allowed_hosts", "wrong_host")
 
@@ -363,10 +389,7 @@ class Gateway:
         limits = self.config.limits
 
         def hold(size: int) -> None:
-            if self._held + size > limits.held_bytes:
-                ends = [(b"retry-after", b"1"), (b"connection", b"close")]
-                raise Refused(503, "the requests under way fill the memory: try again later", "overloaded", ends)
-            self._held += size
+            self.room.take(call.owner, size)
             call.held += size
 
         call.body = await read_body(call.receive, call.headers, limits.body_bytes, limits.body_seconds, hold)
@@ -374,7 +397,7 @@ class Gateway:
     def _let_go(self, call: Call) -> None:
         """Gives back the room of a body that is held no longer."""
         call.body = b""
-        self._held -= call.held
+        self.room.give_back(call.owner, call.held)
         call.held = 0
 
     async def _record(self, call: Call, case: Case, dialect: str) -> None:
@@ -542,6 +565,12 @@ def _target(config: Config, route: Route | None, path: str) -> Target:
     base = route.upstream if own and route is not None else config.upstream
     key = config.upstream_key if route is None or route.upstream_key is None else route.upstream_key
     return Target(URL(base or ""), key, takes_api_key=path == "/v1/messages")
+
+
+def _room(config: Config) -> Room:
+    """Where there are several keys, one may hold half of it, and in any case the largest body."""
+    most = config.limits.held_bytes
+    return Room(most, max(most // 2, config.limits.body_bytes) if len(config.keys) > 1 else most)
 
 
 def _own_status(case: Case, config: Config) -> int:

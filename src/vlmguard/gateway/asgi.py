@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -27,6 +28,30 @@ class Refused(Exception):
         self.message = message
         self.kind = kind
         self.headers = tuple(headers)
+
+
+class Room:
+    """The bytes of bodies that may be held at one time, in all and of each caller.
+
+    Args:
+        most: in all.
+        share: of each caller, so that no one's slow bodies keep everybody else waiting.
+    """
+
+    def __init__(self, most: int, share: int) -> None:
+        self._most = most
+        self._share = share
+        self._held: Counter[str] = Counter()
+
+    def take(self, owner: str, size: int) -> None:
+        """Raises ``Refused`` when there is no room."""
+        if self._held.total() + size > self._most or self._held[owner] + size > self._share:
+            ends = [(b"retry-after", b"1"), (b"connection", b"close")]
+            raise Refused(503, "the requests under way fill the memory: try again later", "overloaded", ends)
+        self._held[owner] += size
+
+    def give_back(self, owner: str, size: int) -> None:
+        self._held[owner] -= size
 
 
 class ClientGone(Exception):

@@ -203,7 +203,11 @@ class Judge:
         return _case(request, guarded, receipt, sent, stages)
 
     def _guard(self, terms: Terms, owner: str) -> Guard:
-        """Each caller's own, so that nobody can tell from the time what others have asked."""
+        """Each caller's own, so that no caller is answered from another's turns.
+
+        What lies below is shared by all callers: what was read in a picture, what the scorer said of a text. So who knows a
+        text to the letter may tell from the time whether somebody sent it lately (SECURITY.md).
+        """
         key = (terms.policy, terms.mode, owner)
         if (guard := self._guards.get(key)) is None:
             guard = self._guards[key] = Guard(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, wraps
+from hashlib import sha256
 
 from vlmguard.language import count_foreign_letters, detect
 from vlmguard.perception.obfuscation import View, decode, substitutions
@@ -21,7 +23,7 @@ from vlmguard.policy import Action, Policy
 from vlmguard.protocols import RiskScorer
 from vlmguard.rewriters.asking import hands_over, is_mere_carrier, requests, statements
 from vlmguard.rewriters.compose import Situation, compose
-from vlmguard.rewriters.orders import orders_to_assistant
+from vlmguard.rewriters.orders import orders_in_definition, orders_to_assistant
 from vlmguard.rewriters.resolution import NO_SENSE, PROMPT_CHARACTERS, READ_CHARACTERS, resolve
 from vlmguard.rewriters.scorer import LANGUAGES, EmbeddedScorer, sentences
 from vlmguard.types import (
@@ -52,7 +54,11 @@ _TURNS_TOGETHER = 4
 _SNIPPET = 160
 _MOST_SENTENCES = 400
 """Beyond, the riskiest sentence of a text is not looked for."""
+_REMEMBERED = 4096
+"""Characters up to which a text is remembered with what was found in it: longer ones would fill the memory."""
 _FOLLOWED = "prompt_injection"
+_INSTRUCTIONS = "instructions"
+"""The source of what a system's or a developer's turn says, which instructs the assistant by its nature."""
 _FOREIGN_IN_PICTURE = 4
 _FOREIGN_IN_TEXT = 8
 """Letters of another script from which on a text holds words that nobody scored: pictures misread single ones."""
@@ -173,9 +179,13 @@ class EmbeddedRewriter:
                 yield _Candidate(text, Modality.TEXT, f"last {number} turns", 'read as one they ask "{}"')
 
     def _finding(self, candidate: _Candidate, risk: dict[str, float]) -> Finding:
-        """The gravest category; only orders count in what nobody wished for (a tool's result)."""
+        """The gravest category. Only orders count in what nobody wished for (a tool's result); in what instructs the assistant by
+        its nature the scorer's word on orders does not count.
+        """
         if candidate.source == "tool result":
             risk = {_FOLLOWED: risk.get(_FOLLOWED, 0.0)}
+        if candidate.source == _INSTRUCTIONS and not candidate.hidden:
+            risk = {category: score for category, score in risk.items() if category != _FOLLOWED}
         if candidate.orders:
             risk = {_FOLLOWED: max(0.9, risk.get(_FOLLOWED, 0.0))}
         graded = [(self._policy.level(category, score), score, category) for category, score in risk.items()]
@@ -282,7 +292,7 @@ class _Remembering:
         if new:
             known.update(zip(new, self._scorer.score(new), strict=True))
         for text in new:
-            if len(text) <= 4096:
+            if len(text) <= _REMEMBERED:
                 self._known[text] = known[text]
         while len(self._known) > self._remembered:
             self._known.popitem(last=False)
@@ -297,11 +307,12 @@ def _candidates(chat: Chat, sights: dict[str, Sight]) -> list[_Candidate]:
     message = chat.messages[-1]
     if message.role == "tool":
         return [*_of_words(message.text, "tool result"), *_of_images(chat, message, sights, {}, led=False)]
+    source = _INSTRUCTIONS if message.role in ("system", "developer") else "text"
     table = dict(substitutions(message.text))
     # A prompt that only hands control to a picture has no content to be risky: what it means is the picture's request.
     carries = bool(sights) and is_mere_carrier(message.text)
     candidates = [
-        *(() if carries else _of_words(message.text, "text", table)),
+        *(() if carries else _of_words(message.text, source, table)),
         *_of_images(chat, message, sights, table, led=bool(sights) and hands_over(message.text)),
         *_of_pairs(chat, message, sights),
     ]
@@ -314,7 +325,9 @@ def _of_words(text: str, source: str, table: dict[str, str] | None = None) -> It
     views = decode(text, table) if table else _disguises(text)
     if not _is_mere_code(text, views):
         yield _Candidate(text, Modality.TEXT, source, 'asks "{}"' if source == "text" else 'holds "{}"')
-    if source != "text" and (order := orders_to_assistant(text)):
+    # Whoever instructs the assistant may well tell it how to answer, as a tool's definition may.
+    find_order = orders_in_definition if source == _INSTRUCTIONS else orders_to_assistant
+    if source != "text" and (order := find_order(text)):
         yield _Candidate(order, Modality.TEXT, source, 'gives the assistant an order: "{}"', orders=True)
     for view in views:
         observation = f'{view.method} undone, it says "{{}}"'
@@ -509,7 +522,29 @@ def _picture_gap(text: str) -> Reason | None:
     return Reason.LANGUAGE
 
 
-@lru_cache(maxsize=256)
+def _remembered(judge: Callable[[str], bool], most: int = 4096) -> Callable[[str], bool]:
+    """``judge``, its last words known by the text's digest: a text of any length costs the memory nothing."""
+    known: OrderedDict[bytes, bool] = OrderedDict()
+    lock = threading.Lock()
+
+    @wraps(judge)
+    def remembering(text: str) -> bool:
+        digest = sha256(text.encode(errors="surrogatepass")).digest()
+        with lock:
+            said = known.get(digest)
+        if said is None:
+            said = judge(text)
+        with lock:
+            known[digest] = said
+            known.move_to_end(digest)
+            if len(known) > most:
+                known.popitem(last=False)
+        return said
+
+    return remembering
+
+
+@_remembered
 def _language_known(text: str) -> bool:
     """Whether a text is in a language that the scorer knows, and no sentence of it plainly in another: a preamble in one does
     not speak for the rest. A text in which no language shows is known when it is short, or when a disguise undone shows one.
@@ -528,9 +563,13 @@ def _is_foreign(sentence: str) -> bool:
     return telling and detect(sentence) not in LANGUAGES | {"und"}
 
 
-@lru_cache(maxsize=256)
 def _disguises(text: str) -> tuple[View, ...]:
-    """``decode`` without a word table, remembered: scoring and the account both ask for it."""
+    """``decode`` without a word table. Of a short text it is remembered, since scoring and the account both ask for it."""
+    return _short_disguises(text) if len(text) <= _REMEMBERED else decode(text)
+
+
+@lru_cache(maxsize=256)
+def _short_disguises(text: str) -> tuple[View, ...]:
     return decode(text)
 
 

@@ -7,6 +7,7 @@ An order names the assistant, its instructions or its user. Signs, forms and lab
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _READ_CHARACTERS = 200_000
 _LONGEST = 300
@@ -203,33 +204,106 @@ def _sentence_around(text: str, start: int, end: int) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # Definitions of tools
 
+_HIDE = (
+    r"(?:tell|telling|inform|informing|warn|warning|alert|alerting|notify|notifying|mention|mentioning) "
+    r"(?:(?:this|it|that|anything|them)(?: to)? )?(?:the )?(?:user|human)"
+)
+_SECRET = (
+    r"/etc/(?:passwd|shadow)|id_rsa|id_ed25519|~?/?\.ssh\b|\.aws/|\bmcp\.json|~/\.\w|(?<!\w)\.env\b|\bprivate keys?\b"
+)
+_GIVE = r"(?:include|send|pass|upload|attach|append|forward|post|email|transmit|exfiltrate|leak|give|put|insert|provide|add|hand)"
+_ITS_CONTENT = (
+    r"(?:it|them|(?:(?:the|its|their|all|full|entire|whole|exact|raw|complete|that|this|file['’]s) ){0,3}"
+    r"(?:contents?|text|data|lines?|keys?))"
+)
 _TO_NOBODY = (
     rf"\b{_DROP} {_OLD}{_INSTRUCTIONS}",
     rf"\b{_DROP} (?:the )?(?:user|human)(?:['’]s)? (?:prompt|question|request|message|instructions?|query|input)",
-    r"\b(?:do not|don['’]t|never|without) (?:tell|telling|inform|informing|mention|mentioning|warn|warning|alert|alerting|"
-    r"notify|notifying) (?:(?:this|it|that|anything|them)(?: to)? )?(?:the )?(?:user|human)\b",
-    r"\b(?:read|reads|reading|open|cat|load|fetch|access|include|send|pass|upload)\b[^.\n]{0,80}?(?:~/\.\w|/etc/(?:passwd|shadow)|"
-    r"id_rsa|id_ed25519|\.ssh\b|\.aws/|\.env\b|\bmcp\.json|\bprivate keys?\b)",
+    # Concealment: of this, of what is done, of anything. "Never tell the user their password" hides nothing of the kind.
+    rf"\b(?:do not|don['’]t|never|without) {_HIDE}\b(?=[^\S\n]*(?:$|[\n.!?;,:()\]\"`*—-])|"
+    r" (?:about|of) (?:this|it|that|these|any|anything|what you)\b| (?:that|what|why|how|when|while|if) (?:you|this|it)\b|"
+    r" (?:anything|this|you|and|or|but|because|since)\b)",
     r"\b(?:send|forward|exfiltrate|leak|upload|post|email|transmit) (?:(?:the|this|all|your|entire|full|user['’]?s?|any) ){0,4}"
-    r"(?:conversation|chat (?:history|log)|system prompt|credentials|context window|api keys?|passwords?)\b",
+    r"(?:conversation|chat (?:history|log)|system prompt|context window)\b",
+    r"\b(?:send|forward|exfiltrate|leak|upload|post|email|transmit) (?:the )?(?:(?:all|your|any|every|user['’]?s?|their|these) ){1,3}"
+    r"(?:credentials|api keys?|passwords?)\b(?! (?:reset|change|recovery|links?|hint|polic))",
     r"<\|?(?:im_start|im_end|endoftext|start_header_id|eot_id|begin_of_text)\|?>|\[/?INST\]|<</?SYS>>",
     r"\byou are (?:now|no longer|henceforth) (?:dan|jailbroken|unrestricted|unfiltered|uncensored|in developer mode|not bound|free "
     r"(?:from|of))\b",
 )
 """A definition gives the assistant orders by its nature ("use this when …"): what counts is what no honest one says."""
-_DEFINITION_PATTERNS = tuple(re.compile(pattern.replace(" ", r"[\s_]{0,3}"), re.IGNORECASE) for pattern in _TO_NOBODY)
 
 
-def definition_is_read(text: str) -> bool:
-    """Whether ``orders_in_definition`` looks at the whole of ``text``."""
-    return len(text) <= _READ_CHARACTERS
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Any whitespace between words counts as one. Taken whole, so that a run of it is walked through once."""
+    return re.compile(pattern.replace(" ", r"[\s_]++"), re.IGNORECASE)
+
+
+_DEFINITION_PATTERNS = tuple(map(_compiled, _TO_NOBODY))
+_WITHOUT_WORD = re.compile(r"\b(?:never|not|cannot|no)\b|n['’]t\b", re.IGNORECASE)
+_CLAUSE_END = re.compile(r"[.!?;:,\n]")
+_THEFT = _compiled(
+    rf"(?P<secret>{_SECRET})|(?P<give>\b{_GIVE} {_ITS_CONTENT}\b)(?P<of> (?:of|from|in)\b)?|"
+    r"(?P<read>\b(?:read|reads|reading|open|cat|load|fetch|access|get|copy)\b)|"
+    r"(?P<bare>\b(?:include|send|pass|upload|attach|forward|email|transmit|exfiltrate|leak)\b)"
+)
+_SOFT = re.compile(r"\.env|~/|private", re.IGNORECASE)
+"""Files that honest tools do send somewhere."""
+_NEAR, _BESIDE, _AFTERWARDS = 80, 20, 160
+"""Characters: from a verb to the file, from "send" to the file itself, from the file to the order to pass it on."""
+
+
+def read_definitions(texts: Sequence[str]) -> tuple[bool, ...]:
+    """Which of a request's definitions are read. Together they share one budget of 200,000 characters: many are no way to
+    keep the guard busy."""
+    left = _READ_CHARACTERS
+    read: list[bool] = []
+    for text in texts:
+        read.append(len(text) <= left)
+        left -= len(text) if read[-1] else 0
+    return tuple(read)
 
 
 def orders_in_definition(text: str) -> str | None:
     """The sentence in the words of a tool's definition that turns the assistant against its user; ``None`` when there is none."""
     text = text[:_READ_CHARACTERS]
-    matches = [match for pattern in _DEFINITION_PATTERNS if (match := pattern.search(text))]
-    if not matches:
-        return None
-    first = min(matches, key=lambda match: match.start())
-    return _sentence_around(text, first.start(), first.end())
+    spans = [span for pattern in _DEFINITION_PATTERNS if (span := _first(pattern, text))]
+    if theft := _theft(text):
+        spans.append(theft)
+    return _sentence_around(text, *min(spans)) if spans else None
+
+
+def _first(pattern: re.Pattern[str], text: str) -> tuple[int, int] | None:
+    """Where the first order stands. "Never do this without telling the user" is the opposite of one."""
+    for match in pattern.finditer(text):
+        if match[0][:7].lower() != "without" or not _WITHOUT_WORD.search(_clause_before(text, match.start())):
+            return match.span()
+    return None
+
+
+def _clause_before(text: str, end: int) -> str:
+    return _CLAUSE_END.split(text[max(0, end - _LONGEST // 2) : end])[-1]
+
+
+def _theft(text: str) -> tuple[int, int] | None:
+    """Where the assistant is told to read a secret of the user's and to pass it on. One walk over the words that matter."""
+    read = content = bare = stolen = None
+    for token in _THEFT.finditer(text):
+        start, end = token.span()
+        if token["secret"]:
+            if content and start - content[1] <= _NEAR:
+                return content[0], end
+            if bare and start - bare[1] <= _BESIDE and not _SOFT.match(token[0]):
+                return bare[0], end
+            if read and start - read[1] <= _NEAR:
+                stolen = (read[0], end)
+            continue
+        if token["give"] and stolen and start - stolen[1] <= _AFTERWARDS:
+            return stolen[0], end
+        if token["of"]:
+            content = (start, end)
+        elif token["read"]:
+            read = (start, end)
+        elif token["bare"]:
+            bare = (start, end)
+    return None

@@ -40,7 +40,7 @@ KEYS = f'[keys.ops]\nhash = "{hash_of(OPS)}"\nsees_all = true\n[keys.app]\nhash 
 @contextlib.contextmanager
 def console(folder: Path, upstream: Upstream, *, keyed: bool = True, **flags: Any) -> Iterator[Running]:
     given: dict[str, Any] = {"console": True, "audit__raw": True, "receipt_key": RECEIPT_KEY, **flags}
-    with gateway(folder, upstream.url, toml=KEYS if keyed else "", **given) as running:
+    with gateway(folder, upstream.url, **{"toml": KEYS if keyed else "", **given}) as running:
         yield running
 
 

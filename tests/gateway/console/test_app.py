@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.gateway.console.kit import APP, OPS, Visitor, console, png, send, sent, with_pictures
+from tests.gateway.console.kit import APP, KEYS, OPS, Visitor, console, png, send, sent, with_pictures
 from tests.gateway.kit import FORBIDDEN, HARMFUL, HARMLESS, Running, Upstream, gateway, wait_until
 from vlmguard.cli.main import main
 
@@ -343,3 +344,35 @@ def test_an_audit_that_cannot_be_read_is_told_and_not_hidden(tmp_path: Path, ups
         assert "<html" not in part.text
         (tmp_path / "away").rename(folder)
         assert own.get("/console/decisions").status_code == 200
+
+
+def test_nothing_is_read_of_what_a_stranger_sends(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2])), timeout=20) as raw:
+        kind = b"content-type: application/x-www-form-urlencoded\r\n"
+        raw.sendall(
+            b"POST /console/try HTTP/1.1\r\nhost: localhost\r\n" + kind + b"content-length: 20000000\r\n\r\nprompt="
+        )
+        assert raw.recv(65536).startswith(b"HTTP/1.1 303 ")  # before the rest of the body comes
+    with Visitor(running) as stranger:
+        assert stranger.post("/console/login", key="k" * 10_000).status_code == 413
+
+
+def test_forms_share_the_room_for_bodies_and_give_it_back(tmp_path: Path, upstream: Upstream) -> None:
+    toml = KEYS + "[limits]\nbody_bytes = 100_000\nheld_bytes = 100_000\n"
+    with console(tmp_path, upstream, keyed=False, toml=toml) as running, Visitor(running, OPS) as visitor:
+        answer = visitor.post("/console/policy", text="x" * 150_000)
+        assert answer.status_code == 503
+        assert "fill the memory" in answer.text
+        for _ in range(3):
+            assert "no policy yet" in visitor.post("/console/policy", text="x" * 60_000).text
+
+
+def test_pages_are_counted_among_the_requests_under_way(tmp_path: Path, upstream: Upstream) -> None:
+    with console(tmp_path, upstream, keyed=False, toml=KEYS + "[limits]\nin_flight = 1\n") as running:
+        with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2])), timeout=20) as raw:
+            kind = b"content-type: application/x-www-form-urlencoded\r\n"
+            raw.sendall(
+                b"POST /console/login HTTP/1.1\r\nhost: localhost\r\n" + kind + b"content-length: 100\r\n\r\nkey="
+            )
+            wait_until(lambda: httpx.get(f"{running.url}/console/login").status_code == 503)
+        wait_until(lambda: httpx.get(f"{running.url}/console/login").status_code == 200)

@@ -230,6 +230,21 @@ def test_no_page_is_wider_than_a_narrow_screen(site: Site, tab: Tab) -> None:
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= 360, path
 
 
+@pytest.mark.parametrize("tab", [NARROW], indirect=True)
+def test_nothing_is_cut_off_on_a_narrow_screen(site: Site, tab: Tab) -> None:
+    visit(site, tab, "/console/decisions")
+    widths = "[...document.querySelectorAll('.moment input')].map((one) => one.getBoundingClientRect().width)"
+    assert min(tab.page.evaluate(widths)) > 250  # a date and a time of day
+    for path in ("/console/overview", "list"):
+        visit(site, tab, path)
+        tab.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        outside = """[...document.querySelectorAll('.chart text')].filter((one) => one.getBoundingClientRect().left <
+            one.closest(one.matches('.label') ? '.chart' : '.card').getBoundingClientRect().left - 0.5).map((one) => one.textContent)"""
+        assert tab.page.evaluate(outside) == []
+        wide = "[...document.querySelectorAll('table')].filter((one) => one.scrollWidth > 360).map((one) => one.textContent.slice(0, 80) + one.scrollWidth)"
+        assert tab.page.evaluate(wide) == []
+
+
 @pytest.mark.parametrize(
     "tab", [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"color_scheme": "dark", **NARROW}], indirect=True
 )

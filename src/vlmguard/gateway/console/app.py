@@ -57,8 +57,8 @@ _STATIC = {
 }
 _MOST_FORM = 1_000_000
 """Bytes of a form."""
-_MOST_TRIAL = 24_000_000
-"""Bytes of one with a picture."""
+_MOST = {"/try": 24_000_000, "/login": 10_000}
+"""Bytes of one with a picture, and of the one that anybody may send."""
 _MOST_NOTE = 2_000
 _ID = r"(?P<id>[0-9a-f]{32})"
 _REPLAYED = (50, 200, 1000)
@@ -83,6 +83,8 @@ class Visit:
     is_new: bool
     """Whether the browser has yet to be given the session's cookie."""
     form: forms.Form = field(default_factory=lambda: forms.Form({}))
+    held: int = 0
+    """Bytes that were counted for the form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +166,17 @@ class Console:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = scope["headers"]
         visit = Visit(scope["method"], scope["path"], {}, headers, receive, *self._sessions.read(None))
+        with self._gateway.counted():
+            try:
+                await self._answered(visit, scope, send)
+            finally:
+                self._gateway.room.give_back(visit.session.name, visit.held)
+
+    async def _answered(self, visit: Visit, scope: Scope, send: Send) -> None:
+        """Answers, whatever happens."""
         try:
-            visit.session, visit.is_new = self._sessions.read(_cookie(headers))
+            visit.session, visit.is_new = self._sessions.read(_cookie(visit.headers))
+            self._gateway.check_load()
             answer = await self._answer(visit, scope)
         except ClientGone:
             return
@@ -184,12 +195,13 @@ class Console:
         if visit.path.startswith(f"{ROOT}/static/"):
             return self._file(visit.path.removeprefix(f"{ROOT}/static/"))
         visit.query = forms.query(scope["query_string"])
+        is_login = visit.path == f"{ROOT}/login"
+        if not is_login and not visit.session.is_in:
+            return _to("/login", visit)  # nothing is read of what a stranger sends
         if visit.method == "POST":
-            await self._read_form(visit)
-        if visit.path == f"{ROOT}/login":
+            await self._read_form(visit, _MOST.get(visit.path.removeprefix(ROOT), _MOST_FORM))
+        if is_login:
             return await (self._log_in(visit) if visit.method == "POST" else self._login(visit))
-        if not visit.session.is_in:
-            return _to("/login", visit)
         methods = set()
         for method, pattern, handler in self._table:
             if (found := pattern.fullmatch(visit.path)) is not None:
@@ -201,15 +213,19 @@ class Console:
             raise Refused(405, f"This page takes {allowed}.", "wrong_method", [(b"allow", allowed.encode())])
         raise Refused(404, "There is no such page.", "unknown_path")
 
-    async def _read_form(self, visit: Visit) -> None:
+    async def _read_form(self, visit: Visit, most: int) -> None:
         """The form of a post that comes from a page of ours. Raises ``Refused``."""
         origin, site = header(visit.headers, b"origin"), header(visit.headers, b"sec-fetch-site")
         host = header(visit.headers, b"host") or b""
         foreign = origin is not None and urlsplit(origin.decode("latin-1")).netloc.encode("latin-1") != host
         if foreign or site not in (None, b"same-origin", b"none"):
             raise Refused(403, "This form was sent from another site, and nothing was done.", "foreign_form")
-        most = _MOST_TRIAL if visit.path == f"{ROOT}/try" else _MOST_FORM
-        body = await read_body(visit.receive, visit.headers, most, self.config.limits.body_seconds)
+
+        def hold(size: int) -> None:
+            self._gateway.room.take(visit.session.name, size)
+            visit.held += size
+
+        body = await read_body(visit.receive, visit.headers, most, self.config.limits.body_seconds, hold)
         visit.form = forms.read(header(visit.headers, b"content-type"), body)
         if visit.is_new or not _equal(visit.form.get("token"), visit.session.token):
             raise Refused(403, "This form has grown old: reload the page and send it again.", "old_form")

@@ -58,7 +58,7 @@ def lines(labels: Sequence[str], series: Mapping[str, Sequence[float | None]], t
 
 def bars(items: Sequence[tuple[str, float]], title: str) -> Markup:
     """Horizontal bars with their names and values beside them."""
-    row, left = 24, 190
+    row, left = 24, _beside([name for name, _ in items])
     top = max((value for _, value in items), default=0) or 1
     pieces: list[Markup] = []
     for number, (name, value) in enumerate(items):
@@ -87,7 +87,7 @@ def bars(items: Sequence[tuple[str, float]], title: str) -> Markup:
 
 def waterfall(stages: Mapping[str, float], title: str) -> Markup:
     """Stages one after the other, in milliseconds."""
-    row, left = 26, 170
+    row, left = 26, _beside(list(stages))
     total = sum(stages.values()) or 1.0
     pieces: list[Markup] = []
     passed = 0.0
@@ -134,6 +134,11 @@ def _grid(top: float, unit: str = "") -> list[Markup]:
             ).format(_LEFT, WIDTH - _RIGHT, y, y, _LEFT - 6, _at(_y(top * part, top) + 4), f"{top * part:,g}{unit}")
         )
     return pieces
+
+
+def _beside(names: Sequence[str]) -> int:
+    """Room for the longest of ``names``, in the larger letters of a narrow screen."""
+    return min(320, max(100, round(8.6 * max(map(len, names), default=0)) + 12))
 
 
 def _ticks(labels: Sequence[str]) -> list[Markup]:

@@ -10,7 +10,10 @@ from markupsafe import Markup, escape
 
 OUTCOMES: Mapping[str, tuple[str, str]] = {
     "forward": ("Forwarded", "Goes on byte for byte: nothing risky was found, or the mode changes nothing."),
-    "rewrite": ("Rewritten", "A risk was found: a refined prompt takes the place of the words."),
+    "rewrite": (
+        "Rewritten",
+        "A risk was found: a refined prompt, or a note that a message was removed, takes the place of the words.",
+    ),
     "block": ("Blocked", "Nothing goes to the model."),
     "degraded": (
         "Safety prompt added",
