@@ -255,4 +255,5 @@ def test_too_many_requests_at_once_are_told_to_come_back(tmp_path: Path, upstrea
             assert held.wait(20)
             answer = running.chat(HARMLESS)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert running.get("/healthz").status_code == 200  # alive it is
         wait_until(lambda: running.get("/healthz").status_code == 200)

@@ -76,6 +76,19 @@ def test_where_nothing_was_to_judge_the_outcome_is_none(guarded: Running, upstre
     assert metric(guarded.get("/metrics").text, "vlmguard_requests_total", outcome="none", status="500") == 1
 
 
+def test_what_is_not_ready_and_who_left_were_refused_nothing(tmp_path: Path) -> None:
+    with gateway(tmp_path, "http://127.0.0.1:9/v1") as running:
+        unready = running.get("/readyz")
+        assert (unready.status_code, outcome(unready)) == (503, "none")
+        running.scripted.seconds = 20
+        with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2])), timeout=20) as raw:
+            raw.sendall(_ask())
+            wait_until(lambda: running.scripted.judged)
+        wait_until(
+            lambda: metric(running.get("/metrics").text, "vlmguard_requests_total", outcome="none", status="499") == 1
+        )
+
+
 def test_a_question_of_litellms_about_an_answer_has_a_receipt(guarded: Running) -> None:
     answer = guarded.post("/beta/litellm_basic_guardrail_api", {"input_type": "response", "texts": ["Hello."]})
     assert (answer.json(), outcome(answer)) == ({"action": "NONE"}, "unguarded")

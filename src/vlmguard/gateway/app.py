@@ -23,7 +23,7 @@ from vlmguard.errors import AuditError, VlmguardError, WireError
 from vlmguard.gateway import litellm, logs, openapi, tracing
 from vlmguard.gateway.asgi import EVENTS, JSON, ClientGone, Headers, Receive, Refused, Scope, Send, header, read_body
 from vlmguard.gateway.audit import AuditEntry, AuditLog
-from vlmguard.gateway.call import BrokenOff, Call, Connected, relay
+from vlmguard.gateway.call import GONE, BrokenOff, Call, Connected, relay
 from vlmguard.gateway.config import GUARDED, Config, Route, split_pass_through
 from vlmguard.gateway.fetch import Fetcher, Resolve
 from vlmguard.gateway.judge import Case, Judge, MakeRewriter, Terms, is_large, run
@@ -38,8 +38,6 @@ _log = logging.getLogger("vlmguard.gateway")
 DIALECT_OF: Mapping[str, str] = dict(
     zip(GUARDED, ("openai-chat", "openai-responses", "anthropic-messages", "openai-completions"), strict=True)
 )
-_GONE = 499
-"""What the log and the metrics say of a request whose client left: nobody gets to see it."""
 _READY_SECONDS = 2.0
 """How long an answer of /readyz holds: trying costs a judgement and a request to the upstream."""
 _ASKED_SECONDS = 5.0
@@ -244,7 +242,7 @@ class Gateway:
         try:
             await self._dispatch(call, scope)
         except ClientGone:
-            call.status = _GONE
+            call.status = GONE
         except Refused as refused:
             await _refuse(call, await self._recorded(call, refused))
         except UpstreamError as error:
@@ -259,7 +257,7 @@ class Gateway:
                 await _refuse(call, Refused(500, message, "gateway_failed"))
 
     async def _dispatch(self, call: Call, scope: Scope) -> None:
-        if self._in_flight > self.config.limits.in_flight:
+        if self._in_flight > self.config.limits.in_flight and call.path != "/healthz":  # full is not dead
             raise Refused(
                 503, "too many requests are under way: try again later", "overloaded", [(b"retry-after", b"1")]
             )
@@ -509,6 +507,7 @@ class Gateway:
             if time.monotonic() - self._ready_at > _READY_SECONDS:
                 self._ready = await self._try_all()
                 self._ready_at = time.monotonic()
+        call.outcome = call.intended = "none"  # whatever the answer is
         await call.answer_json(*self._ready)
 
     async def _try_all(self) -> tuple[int, dict[str, object]]:
@@ -589,4 +588,4 @@ async def _refuse(call: Call, refused: Refused) -> None:
     try:
         await call.answer(refused.status, body, JSON, [*refused.headers, *_FORBIDDING])
     except ClientGone:
-        call.status = _GONE
+        call.status = GONE
