@@ -62,7 +62,9 @@ class TimedProtocol(HttpToolsProtocol):
         self._header_seconds, self._write_seconds = limits.header_seconds, limits.write_seconds
         self._stuck: asyncio.TimerHandle | None = None
         self._waiting: asyncio.TimerHandle | None = None
-        self._in_body = self._moved = False
+        self._in_head = self._in_body = self._moved = False
+        self._body_bytes = 0
+        """Of those that came last."""
         self._idle_bytes = 0
         """What came since a head was whole or a body grew."""
         self._trailers = 0
@@ -96,14 +98,17 @@ class TimedProtocol(HttpToolsProtocol):
         if self._waiting is None and self._is_idle:
             self._start_clock()  # the first bytes of another request on a kept connection
         self._unset_keepalive_if_required()
-        self._moved = False
+        self._moved, self._body_bytes = False, 0
         try:
             self._feed(data)
         except httptools.HttpParserError:
             if not self.transport.is_closing():
                 self.send_400_response("")
             return
-        self._idle_bytes = 0 if self._moved else self._idle_bytes + len(data)
+        if not self._moved:
+            self._idle_bytes += len(data)
+        else:  # with the start of another head behind it, perhaps
+            self._idle_bytes = len(data) - self._body_bytes if self._in_head else 0
         if self._idle_bytes > MOST_HEADERS and not self.transport.is_closing():
             self._refuse(b"431 Request Header Fields Too Large")
 
@@ -128,6 +133,10 @@ class TimedProtocol(HttpToolsProtocol):
         fields = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(fields))
 
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:  # a field behind the body: what was checked are those before it
             self._trailers += 1
@@ -137,12 +146,13 @@ class TimedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self._in_body = self._moved = True
+        self._in_head, self._in_body, self._moved = False, True, True
         self._stop_clock()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._moved = True
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
