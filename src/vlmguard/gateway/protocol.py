@@ -116,15 +116,17 @@ class TimedProtocol(HttpToolsProtocol):
         """A server may pass over an offer to speak another protocol (RFC 9110, 7.8), and Java's client makes one with every
         request. The parser does not: it stops behind such a head. So another parser is given the head without the offer, and
         what follows. Raises ``HttpParserError``."""
+        rest = memoryview(data)  # of which nothing is copied, however many offers stand in it
         while True:
             try:
-                self.parser.feed_data(data)
+                self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as stopped:
-                data = self._plain_head() + data[stopped.args[0] :]
+                head, rest = self._plain_head(), rest[stopped.args[0] :]
             else:
                 return
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            self.parser.feed_data(head)
 
     def _plain_head(self) -> bytes:
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
