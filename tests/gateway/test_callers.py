@@ -10,6 +10,8 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.gateway.kit import HARMFUL, HARMLESS, Running, Upstream, gateway, send_raw
 from vlmguard.gateway.config import Key
@@ -316,6 +318,52 @@ def test_a_key_inside_a_header_does_not_go_on(tmp_path: Path, upstream: Upstream
         assert httpx.post(f"{running.base}/chat/completions", json=body, headers=sent).status_code == 200
     assert not {name for name, _ in upstream.last.headers} & set(headers)
     assert upstream.last.header("x-kept") == "a, b; c=d"
+
+
+def _coded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"%{ord(letter):02x}" for letter in text)
+
+
+MADE = f"vg-{'Ab1_-' * 8}xyz"
+MADES_HASH = hash_key(MADE)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"Basic\t{_coded(f'u:{MADE}')}",
+        "Basic " + base64.urlsafe_b64encode(f"u??>>:{MADE}".encode()).decode(),
+        f"Basic {_coded(f'u:{_escaped(MADE)}')}",
+        f"Basic {_coded(f'u:token{MADE}')}",
+        f"auth={_coded(f'u:{MADE}')}",
+        f'a=b; auth="Basic {_coded(f"u:{MADE}")}"',
+        f"user_{MADE}",
+        f"x.{MADE}.y",
+        f"x.{MADE}",
+        f"vg-{MADE}",
+        "x.own-key.y",
+        _escaped(_escaped(MADE)),
+        _escaped(_escaped(_escaped("own-key"))),
+        f"auth=Basic%20{_coded(f'u:{MADE}')}",
+        f"auth=Basic+{_coded('u:own-key')}",
+        f"auth=Basic%2520{_coded('u:own-key')}&b=1",
+        f"auth=Basic%2B{_coded('u:own-key')}&b=1",
+    ],
+)
+def test_a_key_is_found_however_it_is_wrapped(value: str) -> None:
+    ring = KeyRing([Key("made", MADES_HASH), Key("own", hash_key("own-key"))])
+    assert ring.holds_key(value.encode())
+    for other in (Key("made", hash_key(new_key()[0])), Key("own", hash_key("own"))):
+        assert not KeyRing([other]).holds_key(value.encode())
+
+
+@given(st.binary(max_size=300))
+def test_looking_for_a_key_breaks_on_nothing(value: bytes) -> None:
+    assert not KeyRing([Key("made", MADES_HASH)]).holds_key(value)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])

@@ -77,6 +77,19 @@ def test_where_nothing_was_to_judge_the_outcome_is_none(guarded: Running, upstre
     assert metric(guarded.get("/metrics").text, "vlmguard_requests_total", outcome="none", status="500") == 1
 
 
+def test_what_is_not_ready_and_who_left_were_refused_nothing(tmp_path: Path) -> None:
+    with gateway(tmp_path, "http://127.0.0.1:9/v1") as running:
+        unready = running.get("/readyz")
+        assert (unready.status_code, outcome(unready)) == (503, "none")
+        running.scripted.seconds = 20
+        with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2])), timeout=20) as raw:
+            raw.sendall(_ask())
+            wait_until(lambda: running.scripted.judged)
+        wait_until(
+            lambda: metric(running.get("/metrics").text, "vlmguard_requests_total", outcome="none", status="499") == 1
+        )
+
+
 def test_a_question_of_litellms_about_an_answer_has_a_receipt(guarded: Running) -> None:
     answer = guarded.post("/beta/litellm_basic_guardrail_api", {"input_type": "response", "texts": ["Hello."]})
     assert (answer.json(), outcome(answer)) == ({"action": "NONE"}, "unguarded")
@@ -158,6 +171,96 @@ def test_a_body_that_speaks_of_an_upgrade_keeps_its_bytes(tmp_path: Path, upstre
                 time.sleep(0.05)
             assert raw.recv(65536).startswith(b"HTTP/1.1 200 ")
     assert upstream.last.body == body
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_head_that_is_cut_in_its_blank_line_ends_where_it_ends(tmp_path: Path, upstream: Upstream, cut: int) -> None:
+    body = b"--x\r\nUpgrade: h2c\r\nfoo: bar\r\n\r\nabc\r\n"
+    head = b"POST /v1/audio HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\nignored: kept\r\n\r\n" % len(body)
+    with (
+        gateway(tmp_path, upstream.url, toml='pass_through = ["POST /v1/audio"]') as running,
+        socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2])), timeout=20) as raw,
+    ):
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in (head[:-cut], head[-cut:] + body):
+            raw.sendall(piece)
+            time.sleep(0.05)
+        assert raw.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert upstream.last.body == body
+    assert upstream.last.header("ignored") == "kept"
+
+
+_OFFER = b"connection: upgrade\r\nupgrade: h2c\r\n"
+
+
+def _ask(more: bytes = b"", prompt: str = HARMLESS) -> bytes:
+    body = json.dumps({"messages": [{"role": "user", "content": prompt}]}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    return head + more + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+def test_requests_in_one_packet_are_served_in_turn_whatever_they_offer(guarded: Running, upstream: Upstream) -> None:
+    asks = [
+        _ask(),
+        _ask(_OFFER + b"ignored: kept\r\n", "two"),
+        _ask(_OFFER, "three"),
+        _ask(b"connection: close\r\n", "four"),
+    ]
+    answer = send_raw(guarded, b"".join(asks))
+    assert answer.count(b"HTTP/1.1 200 ") == 4
+    assert [one.json["messages"][0]["content"] for one in upstream.received[-4:]] == [HARMLESS, "two", "three", "four"]
+    assert upstream.received[-3].header("ignored") == "kept"
+
+
+def test_a_tunnel_is_refused(guarded: Running, upstream: Upstream) -> None:
+    before = len(upstream.received)
+    answer = send_raw(guarded, b"CONNECT a.example:1 HTTP/1.1\r\nhost: localhost\r\n\r\n" + _ask())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert len(upstream.received) == before
+
+
+def test_fields_behind_a_body_are_no_headers_of_the_request(guarded: Running, upstream: Upstream) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": HARMLESS}]}).encode()
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"authorization: Bearer one\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n"
+    ) % (len(body), body)
+    trailers = b"authorization: Bearer two\r\ncookie: a=b\r\ncontent-encoding: gzip\r\nx-foo: 1\r\nx-last: 1\r\n\r\n"
+    answer = send_raw(guarded, head + trailers + _ask(b"connection: close\r\n"))
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+    for received in upstream.received[-2:]:
+        assert not {"cookie", "content-encoding", "x-foo", "x-last"} & {name for name, _ in received.headers}
+    assert upstream.received[-2].header("authorization") == "Bearer one"
+    assert upstream.received[-1].header("authorization") is None
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"\r\nupgrade",
+        b"\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nupgrade",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-a: ",
+    ],
+)
+def test_what_comes_to_nothing_is_cut_after_64_kib(guarded: Running, start: bytes) -> None:
+    filler = b"\r\n" * 4096 if start == b"\r\n" else b" " * 8192
+    sent = 0
+
+    def pump(raw: socket.socket) -> None:
+        nonlocal sent
+        raw.sendall(start)
+        while sent < 64 << 20:
+            sent += raw.send(filler)
+
+    with (
+        socket.create_connection(("127.0.0.1", int(guarded.url.rpartition(":")[2])), timeout=20) as raw,
+        pytest.raises((BrokenPipeError, ConnectionResetError)),
+    ):
+        pump(raw)
+    assert sent < 16 << 20  # what the system's own buffers take
+    assert guarded.get("/healthz").status_code == 200
 
 
 def test_what_would_not_fit_into_memory_is_told_to_come_back(tmp_path: Path, upstream: Upstream) -> None:

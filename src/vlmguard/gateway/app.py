@@ -35,7 +35,7 @@ from vlmguard.gateway.asgi import (
     read_body,
 )
 from vlmguard.gateway.audit import AuditEntry, AuditLog
-from vlmguard.gateway.call import BrokenOff, Call, Connected, relay
+from vlmguard.gateway.call import GONE, BrokenOff, Call, Connected, relay
 from vlmguard.gateway.config import GUARDED, Config, Route, split_pass_through
 from vlmguard.gateway.fetch import Fetcher, Resolve
 from vlmguard.gateway.judge import Case, Judge, MakeRewriter, Terms, is_large, run
@@ -50,8 +50,6 @@ _log = logging.getLogger("vlmguard.gateway")
 DIALECT_OF: Mapping[str, str] = dict(
     zip(GUARDED, ("openai-chat", "openai-responses", "anthropic-messages", "openai-completions"), strict=True)
 )
-_GONE = 499
-"""What the log and the metrics say of a request whose client left: nobody gets to see it."""
 _READY_SECONDS = 2.0
 """How long an answer of /readyz holds: trying costs a judgement and a request to the upstream."""
 _ASKED_SECONDS = 5.0
@@ -266,7 +264,7 @@ class Gateway:
         try:
             await self._dispatch(call, scope)
         except ClientGone:
-            call.status = _GONE
+            call.status = GONE
         except Refused as refused:
             await _refuse(call, await self._recorded(call, refused))
         except UpstreamError as error:
@@ -532,6 +530,7 @@ class Gateway:
             if time.monotonic() - self._ready_at > _READY_SECONDS:
                 self._ready = await self._try_all()
                 self._ready_at = time.monotonic()
+        call.outcome = call.intended = "none"  # whatever the answer is
         await call.answer_json(*self._ready)
 
     async def _try_all(self) -> tuple[int, dict[str, object]]:
@@ -618,4 +617,4 @@ async def _refuse(call: Call, refused: Refused) -> None:
     try:
         await call.answer(refused.status, body, JSON, [*refused.headers, *_FORBIDDING])
     except ClientGone:
-        call.status = _GONE
+        call.status = GONE

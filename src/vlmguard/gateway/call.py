@@ -16,6 +16,9 @@ from vlmguard.gateway.config import Key
 from vlmguard.gateway.upstream import response_headers
 from vlmguard.types import Receipt
 
+GONE = 499
+"""What the log and the metrics say of a request whose client left: nobody gets to see it."""
+
 
 @dataclass(slots=True, eq=False)
 class Call:
@@ -57,7 +60,7 @@ class Call:
     @property
     def told(self) -> str:
         """The outcome as headers and metrics tell it: of a request about which nothing was decided, too."""
-        return self.outcome or ("none" if self.status < 400 else "refused")
+        return self.outcome or ("none" if self.status < 400 or self.status == GONE else "refused")
 
     def _marks(self) -> Headers:
         marks = [(b"x-vlmguard-id", self.id.encode()), (b"x-vlmguard-outcome", self.told.encode())]

@@ -278,7 +278,7 @@ def _from_file(name: str, value: object, where: str, environment: Mapping[str, s
             raise InputError(f"{where}: {name} is a list of texts, not {value!r}")
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < _MOST else math.inf
     return _word(kind, value, f"{where}: {name}")
 
 
@@ -380,6 +380,7 @@ def _normal_key(key: Key) -> Key:
 
 
 _MAY_BE_ZERO = ("port", "audit.keep_days")
+_MOST = 1 << 63
 
 
 def _check(config: Config) -> None:
@@ -396,10 +397,8 @@ def _check(config: Config) -> None:
                 )
     for name in settings():
         value = _value(config, name)
-        if hint(name) in (int, float) and (
-            not math.isfinite(value) or value < 0 or (value == 0 and name not in _MAY_BE_ZERO)
-        ):
-            raise InputError(f"{name} is a number above 0, not {value}")
+        if hint(name) in (int, float) and not (0 < value < _MOST or (value == 0 and name in _MAY_BE_ZERO)):
+            raise InputError(f"{name} is a number above 0 and below 2**63, not {value}")
     if not 0 <= config.port <= 65535:
         raise InputError(f"port is a number up to 65535, not {config.port}")
     if config.limits.held_bytes < config.limits.body_bytes:

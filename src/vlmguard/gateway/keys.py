@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from vlmguard.gateway.config import Key
@@ -27,8 +26,13 @@ CREDENTIALS = (OWN_HEADER, b"authorization", b"x-api-key")
 """Where a key may stand, in the order in which they are looked at."""
 
 
-_ANY_END = re.compile(rb"[^A-Za-z0-9_.~-]+")
-_PLAIN_END = re.compile(rb"[\s&;=,:\"'?#]+")
+_ENDS = tuple(map(re.compile, (rb"[^A-Za-z0-9_.~-]+", rb"[^A-Za-z0-9_-]+", rb"[\s&;=,:\"'?#]+")))
+"""What may end a key. A key of the operator's own making may hold signs that end others, so there are several cuts."""
+_MADE = re.compile(rb"(?=(vg-[A-Za-z0-9_-]{43}))")
+"""A key that ``new_key`` made, within whatever word."""
+_BASIC = re.compile(rb"basic[\s+]+", re.IGNORECASE)
+_CODED = re.compile(rb"[A-Za-z0-9+/_-]{4,}")
+_MOST_ESCAPES = 3
 _REMEMBERED = 1024
 
 
@@ -48,9 +52,7 @@ class KeyRing:
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self._keys = {key.hash: key for key in keys}
-        # Clients send the same headers with every request.
-        self.holds_key = lru_cache(_REMEMBERED)(self._holds_key)
-        """Whether a known key stands anywhere in a header's value or a query string, as it is, escaped, or in Basic's base64."""
+        self._looked_at: dict[bytes, bool] = {}
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -69,14 +71,20 @@ class KeyRing:
                 return key, name
         return None
 
-    def _holds_key(self, value: bytes) -> bool:
+    def holds_key(self, value: bytes) -> bool:
+        """Whether a known key stands anywhere in a header's value or a query string: as it is, escaped (three times at most),
+        or in base64. Clients send the same headers with every request, so the answer is remembered, by a digest."""
         if not self._keys:
             return False
-        words = {value.strip(), *_words(value)}
-        if b"%" in value:
-            words |= _words(unquote_to_bytes(value))
-        if value[:6].lower() == b"basic ":
-            words |= _words(_plain(value[6:].strip()))
+        digest = hashlib.sha256(value).digest()
+        if (known := self._looked_at.get(digest)) is None:
+            if len(self._looked_at) >= _REMEMBERED:
+                self._looked_at.clear()
+            known = self._looked_at[digest] = self._search(value)
+        return known
+
+    def _search(self, value: bytes) -> bool:
+        words = {word for spelling in _spellings(value) for word in _words(spelling)}
         return any(hashlib.sha256(word).hexdigest() in self._keys for word in words)
 
     def _find(self, value: bytes) -> Key | None:
@@ -89,14 +97,33 @@ class KeyRing:
 
 
 def _words(value: bytes) -> set[bytes]:
-    """What a key could be in ``value``. A key may hold some of the signs that end others, so pieces are cut in two ways."""
-    return {piece for cut in (_ANY_END, _PLAIN_END) for piece in cut.split(value) if piece}
+    """What a key could be in ``value``."""
+    pieces = {piece for end in _ENDS for piece in end.split(value) if piece}
+    return {value.strip(), *pieces, *_MADE.findall(value)}
+
+
+def _spellings(value: bytes) -> set[bytes]:
+    """``value``, and what it says to those who undo escapes, base64, or both."""
+    found = _unescaped(_BASIC.sub(b" ", value)) | {value}
+    coded = {run for spelling in found for run in _CODED.findall(spelling)}
+    return found.union(*map(_unescaped, map(_plain, coded)))
+
+
+def _unescaped(value: bytes) -> set[bytes]:
+    found = {value}
+    while b"%" in value and len(found) <= _MOST_ESCAPES:
+        value = unquote_to_bytes(value)
+        if value in found:
+            break
+        value = _BASIC.sub(b" ", value)
+        found.add(value)
+    return found
 
 
 def _plain(coded: bytes) -> bytes:
-    """What stands in base64, or nothing."""
+    """What stands in base64 of either alphabet, or nothing."""
     try:
-        return base64.b64decode(coded + b"=" * (-len(coded) % 4))
+        return base64.urlsafe_b64decode(coded.replace(b"+", b"-").replace(b"/", b"_") + b"=" * (-len(coded) % 4))
     except ValueError:
         return b""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -15,13 +15,7 @@ from vlmguard.gateway.config import LimitSettings
 
 _log = logging.getLogger("vlmguard.gateway")
 MOST_HEADERS = 64 * 1024
-"""Bytes of a request line and its headers."""
-
-
-_UPGRADE = re.compile(rb"(?<=\r\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
-_HALF_UPGRADE = re.compile(rb"\r(?:\n(?:u(?:p(?:g(?:r(?:a(?:d(?:e[ \t]*)?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
-_IGNORED = b"ignored"
-"""As long as the name in whose place it goes, so that nothing behind it shifts."""
+"""Bytes in which neither a request's head nor more of its body comes to be: of heads, and of what follows a body."""
 
 
 class Corked:
@@ -68,12 +62,13 @@ class TimedProtocol(HttpToolsProtocol):
         self._header_seconds, self._write_seconds = limits.header_seconds, limits.write_seconds
         self._stuck: asyncio.TimerHandle | None = None
         self._waiting: asyncio.TimerHandle | None = None
-        self._in_head = self._in_body = False
-        self._head_bytes = 0
-        self._kept = b""
-        """The end of what came of a head, when it may be half the name of an offer."""
-        self._offers = 0
-        """Offers to speak another protocol in this request's head."""
+        self._in_head = self._in_body = self._moved = False
+        self._body_bytes = 0
+        """Of those that came last."""
+        self._idle_bytes = 0
+        """What came since a head was whole or a body grew."""
+        self._trailers = 0
+        """Fields that came behind this request's body."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(Corked(transport, self.loop))  # type: ignore[arg-type]
@@ -102,40 +97,74 @@ class TimedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._waiting is None and self._is_idle:
             self._start_clock()  # the first bytes of another request on a kept connection
-        super().data_received(data if self._in_body else self._without_offers(data))
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEADERS and not self.transport.is_closing():
-                self._refuse(b"431 Request Header Fields Too Large")
+        self._unset_keepalive_if_required()
+        self._moved, self._body_bytes = False, 0
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            if not self.transport.is_closing():
+                self.send_400_response("")
+            return
+        if not self._moved:
+            self._idle_bytes += len(data)
+        else:  # with the start of another head behind it, perhaps
+            self._idle_bytes = len(data) - self._body_bytes if self._in_head else 0
+        if self._idle_bytes > MOST_HEADERS and not self.transport.is_closing():
+            self._refuse(b"431 Request Header Fields Too Large")
+
+    def _feed(self, data: bytes) -> None:
+        """A server may pass over an offer to speak another protocol (RFC 9110, 7.8), and Java's client makes one with every
+        request. The parser does not: it stops behind such a head. So another parser is given the head without the offer, and
+        what follows. Raises ``HttpParserError``."""
+        rest = memoryview(data)  # of which nothing is copied, however many offers stand in it
+        while True:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as stopped:
+                head, rest = self._plain_head(), rest[stopped.args[0] :]
+            else:
+                return
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            self.parser.feed_data(head)
+
+    def _plain_head(self) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("CONNECT asks for a tunnel")
+        fields = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(fields))
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = True
         super().on_message_begin()
 
-    def _without_offers(self, data: bytes) -> bytes:
-        """A server may pass over an offer to speak another protocol (RFC 9110, 7.8), and Java's client makes one with every
-        request. The parser does not: it takes the body for that protocol's. So it is not shown the offer."""
-        data, self._kept = self._kept + data, b""
-        end = data.find(b"\r\n\r\n")
-        if end < 0 and (cut := _HALF_UPGRADE.search(data)) is not None:  # its name may be cut in two
-            data, self._kept = data[: cut.start()], data[cut.start() :]
-        if _UPGRADE.search(data, 0, len(data) if end < 0 else end) is None:
-            return data
-        head, rest = (data, b"") if end < 0 else (data[:end], data[end:])
-        head, self._offers = _UPGRADE.subn(_IGNORED, head)
-        return head + rest
-
-    def on_message_complete(self) -> None:
-        self._in_body = False
-        super().on_message_complete()
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:  # a field behind the body: what was checked are those before it
+            self._trailers += 1
+        else:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._in_body = False, True
+        if self.parser.should_upgrade():
+            return
+        self._in_head, self._in_body, self._moved = False, True, True
         self._stop_clock()
-        if self._offers:
-            self._offers = 0
-            self.headers[:] = [pair for pair in self.headers if pair[0] != _IGNORED]
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._moved = True
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._in_body, self._moved = False, True
+        if self._trailers:
+            _log.info("%d fields behind a request's body were left out", self._trailers)
+            self._trailers = 0
+        super().on_message_complete()
 
     @property
     def _is_idle(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from vlmguard.errors import WireError
 from vlmguard.types import Chat, Image, Message, Opaque, Part, Reason, Role, Text
 from vlmguard.wire.answers import error_type, event, to_bytes
-from vlmguard.wire.content import opaque, read_content, read_definitions, read_fields, read_string
+from vlmguard.wire.content import opaque, read_choice, read_content, read_definitions, read_fields, read_string
 from vlmguard.wire.json_text import Place, quote, read_object
 from vlmguard.wire.pictures import read_base64, read_url
 from vlmguard.wire.request import Request, Shapes, Turn, make_request, string_opening
@@ -22,7 +22,7 @@ from vlmguard.wire.request import splice as splice_request
 _REMOTE = {"mcp_servers": "remote tools", "container": "stored container"}
 """Members that name what stands on servers, and what it is."""
 _DEFINITIONS = ("tools", "output_config", "output_format")
-_BODY = frozenset({"messages", "system", "model", "stream", *_REMOTE, *_DEFINITIONS})
+_BODY = frozenset({"messages", "system", "model", "stream", "tool_choice", *_REMOTE, *_DEFINITIONS})
 _MESSAGE = frozenset({"role", "content"})
 _BLOCK = frozenset({"type", "text", "source", "content", "title", "context", "input"})
 _SOURCE = frozenset({"type", "media_type", "data", "url", "file_id", "content"})
@@ -39,7 +39,8 @@ def read(body: bytes) -> Request:
     turns = [*_read_remote_state(value), *_read_system(value)]
     for number, message in enumerate(messages):
         turns += _read_message(message, f"/messages/{number}")
-    return make_request(body, value, turns, (string_opening(value, "system"),), read_definitions(value, _DEFINITIONS))
+    tools = (*read_definitions(value, _DEFINITIONS), *read_choice(value, "tool_choice"))
+    return make_request(body, value, turns, (string_opening(value, "system"),), tools)
 
 
 def _read_remote_state(value: dict[str, Any]) -> Iterator[Turn]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from vlmguard.wire.json_text import Place
 Read = Callable[[object, str], Iterable[Part]]
 """Reads one element of a list of parts: (element, its pointer) → parts."""
 _LONGEST_KIND = 40
+_NAME = re.compile(r"[\w.-]{0,64}\Z")
+"""What is taken for a name or a switch (``"auto"``, ``"json_object"``), and not for words to a model."""
 
 
 def read_fields(value: object, path: str, known: frozenset[str]) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def after_last(elements: Sequence[object], pointer: str) -> Place:
 def read_definitions(body: dict[str, Any], keys: Iterable[str], path: str = "") -> tuple[Text, ...]:
     """What the members ``keys`` define for the model, such as tools and schemas: for each definition its words, keys included.
 
-    A member that holds neither an object nor a list, or only a name for a shape (``{"type": "json_object"}``), defines nothing.
+    A member that holds only names, such as that of a shape (``{"type": "json_object"}``), defines nothing.
     """
     found: list[Text] = []
     for key in keys:
@@ -70,25 +74,57 @@ def read_definitions(body: dict[str, Any], keys: Iterable[str], path: str = "") 
             found += (_definition(item, f"{path}/{key}/{number}") for number, item in enumerate(value))
         elif isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
             found.append(_definition(value, f"{path}/{key}"))
+        else:
+            found += read_choice(body, key, path)
     return tuple(found)
 
 
+def read_choice(body: dict[str, Any], key: str, path: str = "") -> Iterable[Text]:
+    """What stands at ``key``, where only names belong (which tool to use), when it says more than names."""
+    words = _words(body.get(key))
+    if not all(map(_NAME.match, words)):
+        yield Text("\n".join(words), f"{path}/{key}")
+
+
+def read_name(holder: dict[str, Any], path: str) -> Iterable[Part]:
+    """The ``name`` in ``holder``, the object at ``path``, when it is none that an API takes: templates write it into the prompt."""
+    name = holder.get("name")
+    if isinstance(name, str):
+        if _NAME.match(name) is None:
+            yield Text(name, f"{path}/name")
+    elif name is not None:
+        yield opaque("name", f"{path}/name")
+
+
 def _definition(value: object, path: str) -> Text:
+    return Text("\n".join(_words(value)), path)
+
+
+def _words(value: object) -> list[str]:
+    """All strings and keys in ``value``, in their order. Of a string that is JSON itself: those within it as well."""
     words: list[str] = []
-    _gather(value, words)
-    return Text("\n".join(words), path)
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                words.append(text)
+                waiting += _within(text)
+            case dict() as members:
+                waiting += [each for member in reversed(members.items()) for each in reversed(member)]
+            case list(elements):
+                waiting += reversed(elements)
+    return words
 
 
-def _gather(value: object, words: list[str]) -> None:
-    if isinstance(value, str):
-        words.append(value)
-    elif isinstance(value, dict):
-        for key, child in value.items():
-            words.append(key)
-            _gather(child, words)
-    elif isinstance(value, list):
-        for child in value:
-            _gather(child, words)
+def _within(text: str) -> list[Any]:
+    """What stands in a string that is JSON: upstreams take schemas so, too. Of a key that stands twice, both
+    values count: which of them the upstream takes is its choice."""
+    if not text.lstrip().startswith(("{", "[", '"')):
+        return []
+    try:
+        return [json.loads(text, object_pairs_hook=lambda pairs: [each for pair in pairs for each in pair])]
+    except (ValueError, RecursionError):
+        return []  # words that begin with a bracket or a quote
 
 
 def opaque(kind: object, path: str) -> Opaque:

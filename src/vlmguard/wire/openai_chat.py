@@ -11,7 +11,15 @@ from typing import Any
 from vlmguard.errors import WireError
 from vlmguard.types import ROLES, Chat, Message, Opaque, Part, Reason, Role
 from vlmguard.wire.answers import DONE, event, to_bytes
-from vlmguard.wire.content import opaque, read_content, read_definitions, read_fields, read_string
+from vlmguard.wire.content import (
+    opaque,
+    read_choice,
+    read_content,
+    read_definitions,
+    read_fields,
+    read_name,
+    read_string,
+)
 from vlmguard.wire.json_text import Place, read_object
 from vlmguard.wire.openai_parts import error, read_part, write_image
 from vlmguard.wire.request import Request, Shapes, Turn, make_request
@@ -36,9 +44,9 @@ _DEFINITIONS = ("tools", "functions", *SHAPES)
 _SWITCH = re.compile(r"[\w.-]{0,32}\Z")
 """What a template's option may say (``"high"``) without being content."""
 _REASONING = ("reasoning_content", "reasoning")
-_BODY = frozenset({"messages", "model", "stream", *BESIDE, *_DEFINITIONS})
-_MESSAGE = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "audio", *_REASONING})
-_CALL = frozenset({"function", "custom", "arguments", "input"})
+_BODY = frozenset({"messages", "model", "stream", "tool_choice", *BESIDE, *_DEFINITIONS})
+_MESSAGE = frozenset({"role", "name", "content", "refusal", "tool_calls", "function_call", "audio", *_REASONING})
+_CALL = frozenset({"name", "function", "custom", "arguments", "input"})
 
 
 def read(body: bytes) -> Request:
@@ -48,7 +56,7 @@ def read(body: bytes) -> Request:
     if not isinstance(messages, list) or not messages:
         raise WireError("/messages is a list of at least one message")
     turns = [_read_turn(message, f"/messages/{number}") for number, message in enumerate(messages)]
-    tools = read_definitions(value, _DEFINITIONS)
+    tools = (*read_definitions(value, _DEFINITIONS), *read_choice(value, "tool_choice"))
     return make_request(body, value, [*read_beside(value), *turns], (_opening(messages[0]),), tools)
 
 
@@ -87,7 +95,8 @@ def _read_role(role: object, path: str) -> Role:
 
 
 def _read_more(message: dict[str, Any], path: str) -> Iterator[Part]:
-    """What a message says beside its content: its reasoning, a refusal, calls of tools, spoken words."""
+    """What a message says beside its content: its reasoning, a refusal, calls of tools, spoken words, an odd name."""
+    yield from read_name(message, path)
     for key in _REASONING:
         if isinstance(message.get(key), str):
             yield read_string(message, key, path)
@@ -112,6 +121,7 @@ def _read_more(message: dict[str, Any], path: str) -> Iterator[Part]:
 
 def _read_call(value: object, key: str, path: str) -> Iterator[Part]:
     call = read_fields(value, path, _CALL)
+    yield from read_name(call, path)
     if isinstance(call.get(key), str):
         yield read_string(call, key, path)
     elif call.get(key) is not None:

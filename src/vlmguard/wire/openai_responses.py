@@ -9,7 +9,7 @@ from typing import Any
 from vlmguard.errors import WireError
 from vlmguard.types import ROLES, Chat, Message, Opaque, Part, Reason, Role, Text
 from vlmguard.wire.answers import event, to_bytes
-from vlmguard.wire.content import opaque, read_content, read_definitions, read_fields, read_string
+from vlmguard.wire.content import opaque, read_choice, read_content, read_definitions, read_fields, read_string
 from vlmguard.wire.json_text import escape, read_object
 from vlmguard.wire.openai_parts import error, read_part, write_image
 from vlmguard.wire.pictures import read_base64
@@ -20,7 +20,17 @@ __all__ = ["blocked", "blocked_stream", "error", "read", "splice"]
 
 _DEFINITIONS = ("tools", "text")
 _BODY = frozenset(
-    {"input", "instructions", "model", "stream", "previous_response_id", "conversation", "prompt", *_DEFINITIONS}
+    {
+        "input",
+        "instructions",
+        "model",
+        "stream",
+        "tool_choice",
+        "previous_response_id",
+        "conversation",
+        "prompt",
+        *_DEFINITIONS,
+    }
 )
 _ITEM = frozenset({"type", "role", "content", "output", "arguments", "input", "result", "results", "outputs", "id"})
 _OUTPUT = frozenset({"text", "logs", "stdout", "stderr", "output"})
@@ -58,7 +68,11 @@ def read(body: bytes) -> Request:
     """Raises ``WireError``, which names the place by its JSON pointer."""
     value = read_fields(read_object(body), "", _BODY)
     turns = [*_read_remote_state(value), *_read_instructions(value), *_read_variables(value), *_read_input(value)]
-    tools = (*read_definitions(value, _DEFINITIONS), *_read_items_tools(value.get("input")))
+    tools = (
+        *read_definitions(value, _DEFINITIONS),
+        *read_choice(value, "tool_choice"),
+        *_read_items_tools(value.get("input")),
+    )
     return make_request(body, value, turns, (string_opening(value, "instructions"),), tools)
 
 
