@@ -153,7 +153,7 @@ def test_a_kill_in_the_middle_changes_nothing(recipe: Preference, tmp_path: Path
     told: list[str] = []
     prefer(few, killed, tell=told.append)
     assert any("goes on from step 2" in line for line in told)
-    for name in ("model/adapter_model.safetensors", "round-1/pairs.jsonl", "curve.json"):
+    for name in ("round-1/model/adapter_model.safetensors", "round-1/pairs.jsonl", "curve.json"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     losses = [
         [row["loss"] for row in read_rows(run / "round-1/log/metrics.jsonl") if "loss" in row]
