@@ -52,7 +52,10 @@ def _table(path: Path, extra: str) -> dict[str, Any]:
     except ImportError as error:
         raise MissingExtraError("a recipe", extra) from error
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if twice := _set_twice(yaml.compose(text, yaml.SafeLoader)):
+            raise InputError(f"the recipe {path} sets {twice[0]} twice: YAML would take the last one and say nothing")
+        table = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"the recipe {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -60,6 +63,26 @@ def _table(path: Path, extra: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise InputError(f"the recipe {path} is no table of settings")
     return table
+
+
+def _set_twice(root: Any) -> list[str]:
+    """Names that a table in a YAML document has twice."""
+    import yaml
+
+    left, seen = [root], set()
+    found: list[str] = []
+    while left:
+        node = left.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            found += sorted({name for name in names if names.count(name) > 1})
+            left += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            left += node.value
+    return found
 
 
 def _value(key: str, value: Any, hint: Any) -> Any:

@@ -74,3 +74,10 @@ async def test_it_says_the_same_everywhere(
         merge(whole, tmp_path / "merged")
     with pytest.raises(InputError, match="no folder"):
         merge(tmp_path / "none", tmp_path / "new")
+
+
+def test_an_adapter_without_a_base(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="into base_model_name_or_path of"):
+        merge(tmp_path / "adapter", tmp_path / "new")

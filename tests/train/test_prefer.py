@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 
-from tests.train.padded import BAD, GOOD, build
+from tests.train.padded import BAD, GOOD, Case, build, cases, write_dataset
 from vlmguard.cli.main import main
+from vlmguard.dataset import fingerprint
 from vlmguard.errors import InputError, ModelError, TrainError
 from vlmguard.jsonl import read_rows
 from vlmguard.models.local import LocalModel
 from vlmguard.models.scripted import ScriptedModel
+from vlmguard.policy import load_policy
 from vlmguard.train.outcome import Jury
-from vlmguard.train.prefer import prefer
+from vlmguard.train.prefer import _claim, _facts, prefer
 from vlmguard.train.preference import Preference
+from vlmguard.train.run import write_json
 from vlmguard.types import Answer, Chat, Sample, Sampling, Verdict
 
 pytestmark = [
@@ -46,6 +49,12 @@ def recipe(world: Path) -> Preference:
     return Preference(
         str(world / "base"), str(world / "data"), rounds=2, samples=6, most_tokens=140, pairs=4, lora=LORA, trl=TRL
     )
+
+
+def own(recipe: Preference, run: Path) -> None:
+    """Makes a folder this recipe's run."""
+    (run / "run.json").unlink(missing_ok=True)
+    _claim(recipe, run, _facts(recipe, load_policy()))
 
 
 def quiet(line: str) -> None:
@@ -137,13 +146,14 @@ def test_a_kill_in_the_middle_changes_nothing(recipe: Preference, tmp_path: Path
     rows = (whole / "round-1/traces.jsonl").read_text().splitlines(keepends=True)
     traces = killed / "round-1/traces.jsonl"
     traces.parent.mkdir(parents=True)
+    own(few, killed)
     traces.write_text("".join(rows[:3]) + rows[3][:20])  # as a kill while sampling leaves it
     _train_until(few, killed, 3)
     assert sorted(traces.read_text().splitlines(keepends=True)) == sorted(rows)
     told: list[str] = []
     prefer(few, killed, tell=told.append)
     assert any("goes on from step 2" in line for line in told)
-    for name in ("model/adapter_model.safetensors", "round-1/pairs.jsonl", "curve.json"):
+    for name in ("round-1/model/adapter_model.safetensors", "round-1/pairs.jsonl", "curve.json"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     losses = [
         [row["loss"] for row in read_rows(run / "round-1/log/metrics.jsonl") if "loss" in row]
@@ -156,8 +166,6 @@ def test_a_kill_in_the_middle_changes_nothing(recipe: Preference, tmp_path: Path
 @pytest.fixture
 def sampled(recipe: Preference, tmp_path: Path) -> Preference:
     """A recipe whose samples are given, so that nothing is generated: what is tested comes after."""
-    from tests.train.padded import cases
-
     for number, split in ((0, "validation"), (1, "train")):
         folder = tmp_path / f"run/round-{number}"
         folder.mkdir(parents=True)
@@ -166,7 +174,9 @@ def sampled(recipe: Preference, tmp_path: Path) -> Preference:
                 if case.split == split:
                     said = [case.trace(0, GOOD), case.trace(0, BAD)] if number else [case.trace()]
                     out.write(json.dumps({"id": case.id, "said": said}) + "\n")
-    return replace(recipe, rounds=1, samples=2)
+    given = replace(recipe, rounds=1, samples=2)
+    own(given, tmp_path / "run")
+    return given
 
 
 def test_the_outcome_decides(sampled: Preference, tmp_path: Path) -> None:
@@ -194,7 +204,22 @@ def test_the_outcome_decides(sampled: Preference, tmp_path: Path) -> None:
 
 
 def test_no_pairs_to_be_had(sampled: Preference, tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="of 7 of 13 rows all 2 samples are the same"):
+    with pytest.raises(TrainError, match=r"of 7 of 13 rows all 2 samples are the same.*Raise temperature"):
+        prefer(sampled, tmp_path / "run", tell=quiet)
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (lambda case: case.trace()[:40], r"26 of 26 samples \(mostly: .*Raise most_tokens \(now 140\)"),
+        (lambda case: Case("blue" if case.risky else "red", "", case.colour, "").trace(), "not one of 26 samples has"),
+    ],
+)
+def test_what_a_round_without_pairs_lacked(sampled: Preference, said: Any, says: str, tmp_path: Path) -> None:
+    rows = [{"id": case.id, "said": [said(case), said(case)]} for case in cases() if case.split == "train"]
+    file = tmp_path / "run/round-1/traces.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(TrainError, match=says):
         prefer(sampled, tmp_path / "run", tell=quiet)
 
 
@@ -222,6 +247,7 @@ def test_a_judge_that_says_nothing(sampled: Preference, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number(sampled: Preference, tmp_path: Path) -> None:
     wild = replace(sampled, trl=TRL | {"learning_rate": 1e30, "max_grad_norm": 1e30})
+    own(wild, tmp_path / "run")
     with pytest.raises(TrainError, match=r"the loss is (nan|inf) at step"):
         prefer(wild, tmp_path / "run", open_jury=jury(target), tell=quiet)
     assert not (tmp_path / "run/round-1/model").exists()
@@ -238,6 +264,7 @@ def test_a_loss_that_is_no_number(sampled: Preference, tmp_path: Path) -> None:
         ({"sampler": "endpoint:http://h/v1#m"}, "set rounds to 1"),
         ({"model": ""}, "names no model"),
         ({"margin": 1.0}, "margin is a share"),
+        ({"parts": ("tongue",)}, "parts are some of language"),
     ],
 )
 def test_recipes_that_cannot_be(recipe: Preference, changes: dict[str, Any], says: str) -> None:
@@ -245,10 +272,92 @@ def test_recipes_that_cannot_be(recipe: Preference, changes: dict[str, Any], say
         replace(recipe, **changes)
 
 
-@pytest.mark.parametrize("trl", [{"max_length": 5}, {"seed": 3}, {"betta": 1.0}])
-def test_settings_that_trl_may_not_be_given(sampled: Preference, trl: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "trl",
+    [
+        {"max_length": 5},
+        {"seed": 3},
+        {"betta": 1.0},
+        {"resume_from_checkpoint": "x"},
+        {"num_train_epochs": -1, "max_steps": -1},
+    ],
+)
+def test_settings_that_trl_may_not_be_given(recipe: Preference, trl: dict[str, Any], tmp_path: Path) -> None:
+    """They are refused before anything is sampled or written."""
     with pytest.raises(InputError, match=next(iter(trl))):
-        prefer(replace(sampled, trl=TRL | trl), tmp_path / "run", open_jury=jury(target), tell=quiet)
+        prefer(replace(recipe, trl=TRL | trl), tmp_path / "run", open_jury=jury(target), tell=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("lora", "says"),
+    [
+        ({"target_modules": "nothing"}, "matches no layer"),
+        ({"target_modules": ".*(q_proj|v_proj)"}, "layers outside of language"),
+        ({"lora_alfa": 3}, "did you mean lora_alpha"),
+    ],
+)
+def test_adapters_that_do_not_fit(recipe: Preference, lora: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        prefer(replace(recipe, lora=lora), tmp_path / "run", tell=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_round_is_better(sampled: Preference, tmp_path: Path) -> None:
+    """Then what was begun with is handed over, and not the best of what is worse."""
+    run = tmp_path / "run"
+    (run / "round-1/model").mkdir()
+    (run / "round-1/model/config.json").write_text("{}")
+    for number, value in ((0, 0.75), (1, 0.5)):
+        one = {"value": value, "low": 0.3, "high": 0.9, "n": 16}
+        form = dict.fromkeys(("right", "sound", "forward", "caught", "outcome", "tokens"), one)
+        write_json(run / f"round-{number}/measures.json", {"round": number} | form)
+    told: list[str] = []
+    done = prefer(sampled, run, tell=told.append)
+    assert done.round == 0
+    assert any("handed over, unchanged" in line for line in told)
+    for file in ("config.json", "model.safetensors", "chat_template.jinja"):
+        assert (run / "model" / file).read_bytes() == (Path(sampled.model) / file).read_bytes()
+    state = json.loads((run / "run.json").read_text())
+    assert (state["state"], state["round"]) == ("finished", 0)
+    assert "held-out rows" in state["chosen"]
+
+
+def test_a_folder_of_somebody_is_left_alone(recipe: Preference, tmp_path: Path) -> None:
+    theirs = tmp_path / "run/model/precious.bin"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("precious")
+    with pytest.raises(InputError, match=r"other things than a training run \(model\)"):
+        prefer(recipe, tmp_path / "run", tell=quiet)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["model"]
+    assert theirs.read_text() == "precious"
+    with pytest.raises(InputError, match="is no folder"):
+        prefer(recipe, theirs, tell=quiet)
+
+
+def test_held_out_rows_are_new_to_the_rewriter(recipe: Preference, tmp_path: Path) -> None:
+    """The run that a rewriter comes from tells what it was trained on, over a run between."""
+    before = tmp_path / "before"
+    write_dataset(before, [replace(case, split="train") for case in cases()])  # it was exported without held-out rows
+    first, second = tmp_path / "first", tmp_path / "second"
+    for run, base, dataset in ((first, recipe.model, before), (second, str(first), Path(recipe.dataset))):
+        run.mkdir()
+        (run / "model").symlink_to(recipe.model)
+        state = {"base": base, "dataset_fingerprint": fingerprint(dataset), "recipe": {"dataset": str(dataset)}}
+        write_json(run / "run.json", {"state": "finished"} | state)
+    with pytest.raises(InputError, match=r"16 of 16 validation rows are training rows of .*first"):
+        prefer(replace(recipe, model=str(second)), tmp_path / "run", tell=quiet)
+    assert not (tmp_path / "run").exists()
+    (before / "data.jsonl").unlink()
+    told: list[str] = []
+    from vlmguard.train.lineage import check_unseen
+    from vlmguard.train.rows import open_rows
+
+    policy = load_policy()
+    held_out = open_rows(Path(recipe.dataset), policy)["validation"]
+    check_unseen(second, held_out, fingerprint(Path(recipe.dataset)), policy, told.append)
+    assert len(told) == 1
+    assert "cannot be looked into" in told[0]
 
 
 async def test_samples_come_from_any_model(world: Path, policy: Any) -> None:
@@ -265,8 +374,6 @@ def test_the_loss_falls_behind_the_shared_steps(world: Path) -> None:
     """And nothing is lost by it: what both share cancels in DPO's own loss."""
     import torch
 
-    from tests.train.padded import cases
-    from vlmguard.policy import load_policy
     from vlmguard.train.dpo import Tokens, collator, pair_rows
     from vlmguard.train.pairs import Candidate, Ground, Pair
     from vlmguard.train.rows import open_rows

@@ -94,6 +94,8 @@ def test_the_configuration_of_accelerate_is_one() -> None:
         ("base: b\ndataset: d\nparts: [eyes]", "parts are some of language, projector, vision"),
         ("base: b\ndataset: d\nlora: 8", "lora is of the kind table"),
         ("base: ''\ndataset: d", "names no base"),
+        ("base: b\ndataset: d\nbase: c", "sets base twice"),
+        ("base: b\ndataset: d\ntrl: {seed: 1, max_steps: 3, seed: 2}", "sets seed twice"),
         ("- base", "no table of settings"),
         ("base: [", "is no YAML"),
     ],
@@ -103,6 +105,14 @@ def test_what_is_no_recipe(text: str, error: str, tmp_path: Path) -> None:
     file.write_text(text)
     with pytest.raises(InputError, match=error):
         load_recipe(file)
+
+
+def test_a_template_is_part_of_the_identity_by_what_it_says(tmp_path: Path) -> None:
+    recipe = Recipe("b", "d", trl={"chat_template_path": "turns.jinja"}, folder=tmp_path)
+    (tmp_path / "turns.jinja").write_text("{{ messages }}")
+    before = recipe.identity()
+    (tmp_path / "turns.jinja").write_text("{{ messages }}!")
+    assert recipe.identity() != before
 
 
 def test_its_identity_is_what_it_teaches_and_not_where_it_lies(tmp_path: Path) -> None:

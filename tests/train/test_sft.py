@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(base: str, tmp_p
     done = python(*launcher, *command, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 steps, loss") == 1
+    assert re.search(r", valid [\d.]+% of 3, ", done.stdout)
     assert done.stderr.count("step 2 of 2: loss") == done.stderr.count("1 error rows are left out") == 1
     losses = [[loss for _, loss, held_out in curve(run) if held_out is None] for run in (one.folder, two)]
     assert len(losses[0]) == 2

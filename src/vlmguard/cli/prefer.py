@@ -57,7 +57,13 @@ def run(arguments: argparse.Namespace, tell: Callable[[str], None]) -> int:
             f"{one['round']:>5}{mark} {100 * right['value']:>7.1f} %  {100 * right['low']:>5.1f} to {100 * right['high']:>5.1f}"
             f"  {tokens['value']:>8.1f} {right['n']:>6}"
         )
-    print(f"* was taken. The curve: {arguments.out / 'curve.png'}")
+    taken = (
+        "was taken"
+        if done.round
+        else "was taken: no round is better than what was begun with, which is handed over unchanged"
+    )
+    print(f"* {taken}. These rows chose it, so that its interval flatters it a little")
+    print(f"The curve: {arguments.out / 'curve.png'}")
     print(f"To use it: vlmguard refine … --rewriter local:{arguments.out}")
     return 0
 

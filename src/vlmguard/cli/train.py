@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prefer.add_arguments(actions.add_parser("prefer", help=prefer.HELP, description=prefer.HELP))
     help = "an adapter and its base become whole weights, for any server"
     action = actions.add_parser("merge", help=help, description=help)
-    action.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or of an adapter")
+    action.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of a finished run, or of an adapter that names its base"
+    )
     action.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the merged model")
 
 
@@ -40,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _sft(arguments: argparse.Namespace) -> int:
     from vlmguard.train.recipe import load_recipe
+    from vlmguard.train.run import read_state
     from vlmguard.train.sft import sft
 
     recipe = load_recipe(arguments.recipe)
@@ -51,7 +54,8 @@ def _sft(arguments: argparse.Namespace) -> int:
     done = sft(recipe, arguments.out.resolve(), tell=_tell)
     if os.environ.get("RANK", "0") != "0":  # one of several processes of a launcher; the first one speaks
         return 0
-    held_out = "".join(f", {name} {value:.1%}" for name, value in done.held_out.items())
+    measured = read_state(done.folder)["held_out"]
+    held_out = "".join(f", {name} {found['value']:.1%} of {found['n']}" for name, found in measured.items())
     print(f"{done.steps} steps, loss {done.loss:.4f}{held_out}")
     print(f"The card: {arguments.out / 'README.md'}\nTo use it: vlmguard refine … --rewriter local:{arguments.out}")
     launched = os.environ.get("WORLD_SIZE", "1") != "1"  # launchers take any code but 0 for a crash

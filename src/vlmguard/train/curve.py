@@ -13,6 +13,11 @@ from vlmguard.statistics import Interval, mean, share
 from vlmguard.train.pairs import Candidate
 from vlmguard.train.run import write_json
 
+CHOSEN = (
+    "the round with the most right traces of these held-out rows, of equals the shortest; round 0 = what was begun with"
+)
+"""How the round that is handed over is chosen: on the rows of the intervals, so that its own flatters it a little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -37,7 +42,7 @@ class Measures:
     caught: Interval
     """Share of risky rows that are not."""
     outcome: Interval
-    """Share of answers that are safe and helpful, of those that were judged."""
+    """Share of rows whose answer is safe and helpful, or whose risk the policy blocks unasked, of those that were judged."""
     tokens: Interval
     """Mean length of a trace."""
 
@@ -70,7 +75,7 @@ def measure(round: int, held: Sequence[Held]) -> Measures:
 
 
 def best(curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The round with the most right traces; of equals the shortest, then the earliest."""
+    """The round with the most right traces, round 0 among them; of equals the shortest, then the earliest."""
     return min(curve, key=lambda one: (-one["right"]["value"], one["tokens"]["value"], one["round"]))
 
 
@@ -85,7 +90,7 @@ def write_curve(curve: Sequence[dict[str, Any]], folder: Path) -> None:
     axes = figure.subplots()
     lines = [("right", "#1f6f8b", "right: taken by serving, right decision, good outcome")]
     if any(one["outcome"]["n"] for one in curve):
-        lines.append(("outcome", "#c0563b", "the target's answer is safe and helpful"))
+        lines.append(("outcome", "#c0563b", "the target's answer is safe and helpful, or a risk is blocked"))
     for name, ink, label in lines:
         points = [one for one in curve if one[name]["value"] is not None]
         x = [one["tokens"]["value"] for one in points]
@@ -101,7 +106,7 @@ def write_curve(curve: Sequence[dict[str, Any]], folder: Path) -> None:
     axes.set_xlabel(f"tokens of a trace, mean over {curve[0]['tokens']['n']} held-out rows (shorter is to the left)")
     axes.set_ylabel("held-out rows, %")
     axes.set_ylim(-4, 108)
-    axes.set_title("Length and quality, with 95 % intervals")
+    axes.set_title("Length and quality, with 95 % intervals (of the rows that choose the round)", fontsize=11)
     axes.grid(alpha=0.25)
     axes.legend(loc="lower left", fontsize=8)
     figure.savefig(folder / "curve.png", dpi=150)

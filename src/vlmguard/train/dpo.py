@@ -33,6 +33,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "report_to": ("none", "metrics go into the folder of the round"),
     "logging_nan_inf_filter": (False, "it would hide what a run stops at"),
     "eval_strategy": ("no", "the rewriter is measured between rounds"),
+    "resume_from_checkpoint": (None, "the same command goes on from the last whole checkpoint by itself"),
 }
 """What no recipe may set otherwise, and why. The folder of the checkpoints and the seed, which each round has of its own, are
 added to it."""
@@ -49,6 +50,42 @@ DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
 }
 """Ours, since the papers give none. The small share of plain likelihood keeps that of the chosen trace from falling with the other's."""
+
+
+def check_settings(recipe: Preference, out: Path) -> None:
+    """What can be told of the training before anything is sampled for it: TRL's settings, PEFT's, and what LoRA matches.
+
+    Raises:
+        InputError: settings that TRL or PEFT does not take, or that do not fit the model.
+        MissingExtraError: the extra ``train`` is not installed.
+    """
+    try:
+        import trl  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("training", "train") from error
+    with without_foreign_warnings():
+        _, init = _settings(recipe, out, recipe.seed)
+        base, adapter = resolve(recipe.model_place, None)
+        lora = _lora(recipe, adapter)
+        if lora is not None:
+            check_lora(_outline(base, init), lora, Recipe(base, recipe.dataset, parts=recipe.parts))
+
+
+def _outline(base: str, init: dict[str, Any]) -> Any:
+    """The model without its weights. Raises ``InputError``."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    known = {key: init[key] for key in ("trust_remote_code", "revision") if key in init}
+    trusted = {key: init[key] for key in ("trust_remote_code",) if key in init}
+    try:
+        config = AutoConfig.from_pretrained(base, **known)
+        with init_empty_weights():
+            return AutoModelForImageTextToText.from_config(config, **trusted)
+    except Exception as error:  # loaders raise nearly anything
+        raise InputError(
+            f"{base} cannot be loaded as a vision-language model ({type(error).__name__}: {error}): give a rewriter's folder or a hub id"
+        ) from error
 
 
 def train_dpo(
@@ -151,7 +188,7 @@ def _trainer(
     recipe: Preference, start: str, dataset: Callable[[Any], Any], folder: Path, seed: int, callbacks: Sequence[Any]
 ) -> Any:
     import trl
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
     from transformers import set_seed
 
     from vlmguard.train.trainer import Careful
@@ -159,19 +196,13 @@ def _trainer(
     class PairTrainer(Careful, trl.DPOTrainer):  # type: ignore[misc]
         """Training on pairs."""
 
-    given = DEFAULTS | dict(recipe.trl)
-    init = given.pop("model_init_kwargs", None) or {}
-    fixed = FIXED | {
-        "output_dir": (str(folder / CHECKPOINTS), "it lies in the folder of the round"),
-        "seed": (seed, "the recipe has a seed for the whole run"),
-    }
-    config = settings_of(trl.DPOConfig, "trl", given, fixed)
+    config, init = _settings(recipe, folder, seed)
     base, adapter = resolve(start, None)
     trained = Recipe(base, recipe.dataset, parts=recipe.parts)
     processor = _processor(base, adapter)
     set_seed(seed)
     model = load_model(trained, init)
-    lora = settings_of(LoraConfig, "lora", recipe.lora, {}) if recipe.lora and adapter is None else None
+    lora = _lora(recipe, adapter)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
     elif lora is not None:
@@ -190,6 +221,31 @@ def _trainer(
         )
     except ValueError as error:
         raise InputError(f"TRL cannot train {start} with these settings: {error}") from error
+
+
+def _settings(recipe: Preference, folder: Path, seed: int) -> tuple[Any, dict[str, Any]]:
+    """TRL's configuration of a round, and the keywords of ``from_pretrained``. Raises ``InputError``."""
+    import trl
+
+    given = DEFAULTS | dict(recipe.trl)
+    init = given.pop("model_init_kwargs", None) or {}
+    fixed = FIXED | {
+        "output_dir": (str(folder / CHECKPOINTS), "it lies in the folder of the round"),
+        "seed": (seed, "the recipe has a seed for the whole run"),
+    }
+    config = settings_of(trl.DPOConfig, "trl", given, fixed)
+    if config.max_steps <= 0 and config.num_train_epochs <= 0:
+        raise InputError(
+            f"trl.num_train_epochs is {config.num_train_epochs}, so that nothing would be trained: set it above 0"
+        )
+    return config, init
+
+
+def _lora(recipe: Preference, adapter: str | None) -> Any:
+    """PEFT's configuration of a new adapter; ``None`` where there is one already, or whole weights are trained."""
+    from peft import LoraConfig
+
+    return settings_of(LoraConfig, "lora", recipe.lora, {}) if recipe.lora and adapter is None else None
 
 
 def pair_rows(pairs: Sequence[Pair], row: Callable[[str], Row], processor: Any) -> Any:

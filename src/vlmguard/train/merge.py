@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from vlmguard.errors import InputError, MissingExtraError, TrainError
+from vlmguard.errors import InputError, MissingExtraError, ModelError, TrainError
 from vlmguard.models.local import resolve
-from vlmguard.train.run import publish, staged
+from vlmguard.train.run import MODEL, publish, staged
+
+_ADAPTER = "adapter_config.json"
 
 
 def merge(run: Path, out: Path) -> Path:
@@ -18,16 +20,25 @@ def merge(run: Path, out: Path) -> Path:
         out: where the model goes; it must not exist, or be empty.
 
     Raises:
-        InputError: there is no adapter in ``run`` that fits its base, or something in ``out``.
+        InputError: there is no adapter in ``run`` that names its base and fits it, or something in ``out``.
         MissingExtraError: the extra ``local`` is not installed.
-        ModelError: the run is not finished, or its base is gone.
+        ModelError: the run is not finished.
         TrainError: the disk does not take it; then nothing is there.
     """
     if not run.is_dir():
         raise InputError(f"{run} is no folder of a training run")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something already: give another --out")
-    base, adapter = resolve(str(run), None)
+    try:
+        base, adapter = resolve(str(run), None)
+    except ModelError as error:
+        named = next((at for at in (run, run / MODEL) if (at / _ADAPTER).is_file()), None)
+        if named is None:
+            raise
+        raise InputError(
+            f"the base of the adapter in {named} is not named, or gone: put its folder or hub id into base_model_name_or_path of"
+            f" {named / _ADAPTER}"
+        ) from error
     if adapter is None:
         raise InputError(f"{run} holds whole weights, which need no merging: serve {base}")
     try:

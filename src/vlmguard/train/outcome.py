@@ -1,7 +1,7 @@
 """The outcome test: a target answers what the guard would send it, and a judge says whether that is safe and helps.
 
 Verdicts are kept in a file under all that they depend on, so a chat that many traces lead to (the unchanged one, above all) is
-asked once, over all rounds and after every stop.
+asked once, over all rounds and after every stop. What the policy blocks is not asked here: it passes where the row is a risk.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ class Candidate:
     off: int = 0
     """Modalities with another level than the label's."""
     outcome: bool | None = None
-    """Whether the target's answer is safe and helpful; ``None`` = there is no test, or the judge gave no verdict."""
+    """Whether the target's answer is safe and helpful, or, where the policy blocks and nobody is asked, whether the row is a risk;
+    ``None`` = there is no test, or the judge gave no verdict."""
 
     @property
     def sound(self) -> bool:

@@ -6,7 +6,8 @@ measured on held-out rows (``curve.py``).
 
 RUN/run.json as of any run · outcomes.jsonl what the target answered and the judge said · curve.json, curve.png ·
 round-N/traces.jsonl, pairs.jsonl with the reason of each order, log/ of the training, held_out.jsonl, checkpoints/, model/ · model/ the
-best round's rewriter, which ``local:RUN`` serves. Each of these is whole or not there, and none is made twice.
+best round's rewriter, which ``local:RUN`` serves; where no round is better than what was begun with, a copy of that (round 0). Each of
+these is whole or not there, and none is made twice.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from vlmguard.models.wrapper import close
 from vlmguard.policy import Policy, load_policy
 from vlmguard.protocols import Model, Several
 from vlmguard.rewriters.quoting import PROMPTS
-from vlmguard.train.curve import Held, best, measure, write_curve
-from vlmguard.train.dpo import Tokens, train_dpo
+from vlmguard.train.curve import CHOSEN, Held, best, measure, write_curve
+from vlmguard.train.dpo import Tokens, check_settings, train_dpo
+from vlmguard.train.lineage import check_unseen
 from vlmguard.train.outcome import Jury, Outcomes
 from vlmguard.train.pairs import Candidate, Ground, Label, Pair, choose_pairs, read_candidate, sent
 from vlmguard.train.preference import Preference
@@ -46,6 +48,8 @@ from vlmguard.types import Sample, Sampling
 T = TypeVar("T")
 _AT_ONCE = 16
 """Rows under way at a time, where a model waits for somebody else."""
+_BEFORE = {".lock", f".{STATE}.new"}
+"""What a run that was killed at once has in its folder before it says that it is a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Preferred:
 
     folder: Path
     round: int
-    """The one whose rewriter was taken."""
+    """The one whose rewriter was taken; 0 = none was better than what was begun with, and that is handed over."""
     curve: list[dict[str, Any]]
     """The measures of each round, the first of what was begun with (``Measures.form``)."""
 
@@ -123,10 +127,16 @@ def prefer(
     for split in ("train", "validation"):
         if not len(rows[split]):
             raise InputError(
-                f"the dataset has no {split} rows: set 'validation' in its vlmguard synth recipe, and export anew"
+                f"the dataset has no {split} rows: set 'validation' in its vlmguard synth recipe, export anew, and train the rewriter"
+                " on that export as well: one that was trained on all rows has none that it can be measured on"
             )
+    check_settings(recipe, out)
+    facts = _facts(recipe, policy)
+    _refuse(out, facts)
+    check_unseen(Path(recipe.model_place), rows["validation"], facts["dataset_fingerprint"], policy, tell)
     with alone(out):
-        _claim(recipe, out, policy)
+        _refuse(out, facts)
+        _claim(recipe, out, facts)
         return _rounds(_Job(recipe, out, policy, rows, open_jury, open_sampler, tell, callbacks))
 
 
@@ -143,11 +153,9 @@ def _rounds(job: _Job) -> Preferred:
             _train(job, number, pairs)
         curve.append(_measured(job, number))
         write_curve(curve, job.out)
-    taken = best(curve[1:])
-    if best(curve) is curve[0]:
-        job.tell(
-            f"no round is better on held-out rows than what was begun with; round {taken['round']} is the best of them"
-        )
+    taken = best(curve)
+    if not taken["round"]:
+        job.tell("no round is better on held-out rows than what was begun with: that is handed over, unchanged")
     _hand_over(job, taken["round"], curve)
     return Preferred(job.out, taken["round"], curve)
 
@@ -319,14 +327,35 @@ def _label(row: Row) -> Label:
 
 def _why_none(job: _Job) -> str:
     """What a first round without pairs lacked."""
-    said = [row["said"] for row in read_rows(job.round(1) / "traces.jsonl")]
-    alike = sum(len(set(answers)) == 1 for answers in said)
-    advice = (
-        "raise temperature or samples" if 2 * alike > len(said) else "lower margin, or give it a target and a judge"
-    )
+    said = {row["id"]: row["said"] for row in read_rows(job.round(1) / "traces.jsonl")}
+    alike = sum(len(set(answers)) == 1 for answers in said.values())
+    read = [
+        read_candidate(row.chat, one, _label(row), job.policy, len)[0]
+        for row, answers in ((job.row(id), answers) for id, answers in said.items())
+        for one in answers
+    ]
+    broken = Counter(one.fault for one in read if one.fault)
+    none = "there is not one pair to learn from:"
+    if 2 * broken.total() > len(read):
+        return (
+            f"{none} serving would not take {broken.total()} of {len(read)} samples (mostly: {broken.most_common(1)[0][0][:200]})."
+            f" Raise most_tokens (now {job.recipe.most_tokens}) where they are cut off, lower temperature, or train the rewriter"
+            " longer with vlmguard train sft; use a fresh folder"
+        )
+    if not any(one.right for one in read):
+        return (
+            f"{none} not one of {len(read)} samples has the label's decision, and of wrong ones none is preferred. Train the"
+            " rewriter longer with vlmguard train sft, or raise samples; use a fresh folder"
+        )
+    if 2 * alike > len(said):
+        advice = "Raise temperature or samples"
+    elif job.open_jury is None:
+        advice = "Lower margin, or give it a target and a judge"
+    else:
+        advice = "Lower margin or raise samples, and look into outcomes.jsonl for what the target answered"
     return (
-        f"there is not one pair to learn from: of {alike} of {len(said)} rows all {job.recipe.samples} samples are the same, and of"
-        f" the others none is better than another. {advice[0].upper()}{advice[1:]}, and use a fresh folder"
+        f"{none} of {alike} of {len(said)} rows all {job.recipe.samples} samples are the same, and of the others none is better than"
+        f" another. {advice}, and use a fresh folder"
     )
 
 
@@ -359,31 +388,42 @@ def _measured(job: _Job, number: int) -> dict[str, Any]:
 
 
 def _hand_over(job: _Job, number: int, curve: Sequence[dict[str, Any]]) -> None:
-    """The best round's rewriter as the run's own."""
+    """The best round's rewriter as the run's own, or what was begun with. Raises ``TrainError``."""
     fresh = staged(job.out / MODEL)
     try:
-        shutil.copytree(job.round(number) / MODEL, fresh, dirs_exist_ok=True)
+        shutil.copytree(job.round(number) / MODEL if number else _begun_with(job), fresh, dirs_exist_ok=True)
         publish(fresh, job.out / MODEL)
     except OSError as error:
         raise TrainError(
             f"{job.out / MODEL} could not be written ({error}): free space, and run the same command again"
         ) from error
-    finish(job.out, read_state(job.out), {"round": number, "curve": list(curve)})
+    finish(job.out, read_state(job.out), {"round": number, "chosen": CHOSEN, "curve": list(curve)})
+
+
+def _begun_with(job: _Job) -> Path:
+    """The folder of the adapter or the weights that were begun with; of a hub's, where they lie since they were loaded."""
+    base, adapter = resolve(job.recipe.model_place, None)
+    place = Path(adapter or base)
+    if place.is_dir():
+        return place
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(base, local_files_only=True))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The folder
 
 
-def _claim(recipe: Preference, out: Path, policy: Policy) -> None:
-    """Makes the folder this run's. Raises ``InputError`` when it is another's."""
+def _facts(recipe: Preference, policy: Policy) -> dict[str, Any]:
+    """What a run that goes on must have in common with how it began. Raises ``InputError`` for another dataset than is named."""
     dataset = fingerprint(recipe.dataset_folder)
     if recipe.fingerprint not in ("", dataset):
         raise InputError(
             f"{recipe.dataset_folder} is another dataset than the recipe names: its fingerprint is {dataset}, not"
             f" {recipe.fingerprint}"
         )
-    facts = {
+    return {
         "stage": "prefer",
         "recipe_identity": recipe.identity(),
         "dataset_fingerprint": dataset,
@@ -391,21 +431,33 @@ def _claim(recipe: Preference, out: Path, policy: Policy) -> None:
         "prompts_hash": PROMPTS,
         "base_fingerprint": model_fingerprint(*resolve(recipe.model_place, None)),
     }
+
+
+def _refuse(out: Path, facts: dict[str, Any]) -> None:
+    """Raises ``InputError`` when the folder is another run's or somebody's own. Writes nothing."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is no folder: give another --out")
     if not (out / STATE).exists():
-        state = {
-            "state": "running",
-            "recipe": recipe.form(),
-            "base": recipe.model_place,
-            **facts,
-            "versions": versions(),
-        }
-        write_json(out / STATE, state)
+        others = sorted(file.name for file in out.iterdir() if file.name not in _BEFORE) if out.exists() else []
+        if others:
+            raise InputError(
+                f"{out} holds other things than a training run ({', '.join(others[:3])}{', …' if len(others) > 3 else ''}): give"
+                " another --out, or an empty folder"
+            )
         return
     state = read_state(out)
     if changed := [name for name, value in facts.items() if state.get(name) != value]:
         raise InputError(
             f"{out} holds a run that began otherwise ({', '.join(changed).replace('_', ' ')} changed): give another --out"
         )
+
+
+def _claim(recipe: Preference, out: Path, facts: dict[str, Any]) -> None:
+    """Makes the folder this run's, where it is not yet."""
+    if not (out / STATE).exists():
+        out.mkdir(parents=True, exist_ok=True)
+        state = {"state": "running", "recipe": recipe.form(), "base": recipe.model_place}
+        write_json(out / STATE, state | facts | {"versions": versions()})
 
 
 def _pair_form(pair: Pair) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from vlmguard.errors import InputError
 from vlmguard.recipe_file import read_recipe
+from vlmguard.train.recipe import PARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Preference:
                 raise InputError(f"the recipe names no {name}")
         if bool(self.target) != bool(self.judge):
             raise InputError("target and judge belong together: the one answers, the other says whether that is good")
+        if not self.parts or not set(self.parts) <= set(PARTS):
+            raise InputError(f"parts are some of {', '.join(PARTS)}, not {', '.join(self.parts) or 'none'}")
         for name, least in (
             ("rounds", 1),
             ("samples", 2),

@@ -74,6 +74,9 @@ class Recipe:
     def identity(self) -> str:
         """Digest of everything that decides what is learned from the dataset, wherever it lies."""
         form = {key: value for key, value in self.form().items() if key not in ("dataset", "needs", "fingerprint")}
+        template = self.folder / str(self.trl.get("chat_template_path") or "")
+        if template.is_file():  # what it says, since its name stays when it is edited
+            form["chat_template"] = hashlib.sha256(template.read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(form, sort_keys=True, default=str).encode()).hexdigest()
 
 
