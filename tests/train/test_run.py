@@ -12,16 +12,18 @@ def test_a_folder_of_other_things_is_left_as_it_is(tmp_path: Path) -> None:
     precious = tmp_path / "model/precious.bin"
     precious.parent.mkdir()
     precious.write_text("mine")
-    with pytest.raises(InputError, match=r"holds other things \(model\) and no training run"), alone(tmp_path):
-        pass
+    with pytest.raises(InputError, match=r"holds other things \(model\) and no training run"):
+        claim(tmp_path)
     assert [place.name for place in tmp_path.iterdir()] == ["model"]
 
 
 def test_new_and_empty_folders_and_those_of_runs_are_claimed(tmp_path: Path) -> None:
     out = tmp_path / "a/b"
+    claim(out)
     with alone(out):
         pass
-    with alone(out):  # the lock of a run that was stopped at once
+    claim(out)  # the lock of a run that was stopped at once
+    with alone(out):
         begin(out, {"stage": "sft"})
     (out / "model").mkdir()
     claim(out)
@@ -34,6 +36,8 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         claim(tmp_path / "run")
     with pytest.raises(InputError, match="cannot be the folder of a run"):
         claim(tmp_path / "run/deeper")
+    with pytest.raises(InputError, match="cannot be written"), alone(tmp_path / "run"):
+        pass
 
 
 @pytest.mark.parametrize("text", ['{"state": "run', "[]", "{}", "\udcff"])

@@ -143,14 +143,14 @@ def _now() -> str:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Claims the folder and keeps a second run out of it; a lock that a killed run held is free again. Raises ``InputError``."""
-    claim(out)
+    """Keeps a second run out of a claimed folder; a lock that a killed run held is free again. Raises ``InputError``."""
     try:
         import fcntl
     except ImportError:  # no such locks on this system
         yield
         return
     try:
+        out.mkdir(parents=True, exist_ok=True)
         lock = (out / _LOCK).open("w")
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): give another --out") from error

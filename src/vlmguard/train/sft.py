@@ -26,7 +26,7 @@ from vlmguard.train.measure import (
 )
 from vlmguard.train.recipe import Recipe
 from vlmguard.train.rows import Rows, open_rows
-from vlmguard.train.run import CHECKPOINTS, ERROR_ROWS, LENGTHS, Run, alone
+from vlmguard.train.run import CHECKPOINTS, ERROR_ROWS, LENGTHS, Run, alone, claim
 from vlmguard.train.settings import settings_of, without_foreign_warnings
 from vlmguard.train.stage import Stage, Tell, to_stderr
 
@@ -76,6 +76,8 @@ def _sft(recipe: Recipe, out: Path, callbacks: Sequence[Any], tell: Tell) -> Run
     rows = rows | {"validation": rows["validation"].only(left)}
     _check_plan(recipe, config, rows, unread)
     stage = Stage(recipe, out, tell)
+    if stage.main:
+        claim(out)
     with alone(out) if stage.main else nullcontext():
         return _run(stage, policy, rows, unread, config, init, callbacks)
 
