@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from vlmguard.images import read_image
 from vlmguard.types import Image
 
 _SUFFIX = {"image/jpeg": "jpg"}
+_NAME = re.compile(r"(?:[0-9a-f]{2}/)?([0-9a-f]{64})\.[a-z0-9.+-]+")
+"""Of a stored picture: nothing else is opened, linked or copied, so that a row cannot name a file outside of the store."""
 
 
 class PictureStore:
@@ -33,21 +36,32 @@ class PictureStore:
         return name
 
     def path(self, name: str) -> Path:
-        """Where a stored picture lies."""
+        """Where a stored picture lies. Raises ``InputError`` when the name is none of a store's."""
+        _hash_in(name)
         return self._folder / name
 
     def get(self, name: str) -> Image:
         """A stored picture. Raises ``InputError`` when it is gone or is not what its name says."""
+        _hash_in(name)
         return self._read(name)
 
     def _open(self, name: str) -> Image:
         try:
-            data = (self._folder / name).read_bytes()
+            data = self.path(name).read_bytes()
         except OSError as error:
             raise InputError(f"the picture {name} is gone from {self._folder}: run the preparation again") from error
         image = read_image(data, name)
-        if image.sha256 not in name:
+        if image.sha256 != _hash_in(name):
             raise InputError(
                 f"the picture {name} in {self._folder} is not the one that was stored: delete it, prepare again"
             )
         return image
+
+
+def _hash_in(name: object) -> str:
+    """The hash that a picture's name tells. Raises ``InputError``."""
+    if not isinstance(name, str) or not (found := _NAME.fullmatch(name)):
+        raise InputError(
+            f"{name!r} is no picture's name: those are SHA-256 and a suffix, as vlmguard synth writes them"
+        )
+    return found[1]

@@ -77,3 +77,32 @@ def test_a_dataset_of_short_rows(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (folder / "data.jsonl").write_text(json.dumps(rows[0]) + "\n")
     with pytest.raises(InputError, match="dataset has"):
         write_rows(folder, tmp_path / "less", count=10)
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/etc/hostname", "aa/" + "0" * 64 + ".png"])
+def test_only_pictures_of_the_dataset_are_linked(name: str, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "data", cases())
+    (tmp_path / "evil.png").write_bytes(b"somebody's")
+    (folder / "pictures/aa").mkdir(exist_ok=True)
+    (folder / "pictures/aa" / ("0" * 64 + ".png")).write_bytes(b"another one")
+    rows = list(read_rows(folder / "data.jsonl"))
+    for row in rows:
+        row["messages"][0]["parts"][:1] = [{"image": name}]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(InputError):
+        write_rows(folder, tmp_path / "deep/er/short", count=2)
+    new = set(tmp_path.rglob("*")) - before
+    assert {place.name for place in new} <= {"deep", "er", "short", ".data.jsonl.new"}
+
+
+def test_what_cannot_be_written_or_shortened(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "data", cases())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be a dataset's folder"):
+        write_rows(folder, tmp_path / "file", count=2)
+    text = (folder / "data.jsonl").read_text()
+    rows = [json.loads(line) | {"trace": "no trace at all"} for line in text.splitlines()]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"row .* cannot be shortened"):
+        write_rows(folder, tmp_path / "short", count=2)

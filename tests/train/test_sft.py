@@ -162,6 +162,17 @@ def test_the_command_trains_whole_weights_and_counts_error_rows(
     assert "whole weights, which need no merging" in capsys.readouterr().err
 
 
+def test_rows_without_a_trace_are_error_rows_of_both_splits(base: str, tmp_path: Path) -> None:
+    broken = (("Hm?", None, "no trace at all", True), *ROWS[1:3])
+    data = write_dataset(tmp_path / "data", rows=broken, validation=2)
+    settings = SHORT | {"eval_strategy": "steps", "eval_steps": 1}
+    run = sft(Recipe(base, str(data), lora=LORA, trl=settings, held_out=2), tmp_path / "run", tell=lambda line: None)
+    assert run.error_rows == 2
+    found = [(row["split"], row["id"]) for row in read_rows(tmp_path / "run/error_rows.jsonl")]
+    assert found == [("train", "train-0"), ("validation", "validation-0")]
+    assert {row["id"] for row in read_rows(tmp_path / "run/samples.jsonl")} == {"validation-1"}
+
+
 def test_an_early_stop_keeps_the_best(base: str, data: Path, tmp_path: Path) -> None:
     settings = TRL | {
         "max_steps": 30, "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "eval_decisions",
@@ -249,6 +260,10 @@ def test_a_base_without_a_chat_template(base: str, data: Path, tmp_path: Path) -
         ({"trl": SHORT | {"max_length": 512}}, "set longest_row"),
         ({"trl": SHORT | {"learning_rat": 1}}, "did you mean learning_rate"),
         ({"trl": SHORT | {"eval_strategy": "often"}}, "refuses these settings"),
+        ({"trl": SHORT | {"learning_rate": "fast"}}, "trl.learning_rate is a number"),
+        ({"trl": SHORT | {"eval_strategy": "steps", "metric_for_best_model": "eval_nonsense"}}, "there are eval_decisions"),
+        ({"lora": {"target_modules": "("}}, "is no regular expression"),
+        ({"trl": SHORT | {"report_to": "wandb"}}, "cannot train .*wandb"),
         ({"early_stop": 2}, "early_stop needs"),
         ({"fingerprint": "0" * 64}, "another dataset than the recipe names"),
         ({"dataset": "/nowhere"}, "holds no dataset"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -88,7 +89,12 @@ def check_lora(model: Any, config: Any, recipe: Recipe) -> None:
             "lora.target_modules: all-linear takes the vision tower as well: name the language model's layers"
         )
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    matched = [name for name in linear if _matches(config, name)]
+    try:
+        matched = [name for name in linear if _matches(config, name)]
+    except re.error as error:
+        raise InputError(
+            f"lora.target_modules ({config.target_modules!r}) is no regular expression: {error}"
+        ) from error
     part = parts_of(model)
     if not matched:
         fitting = [name for name in linear if part(name) in recipe.parts]

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmguard import trace
-from vlmguard.errors import TraceError
+from vlmguard.errors import InputError, RewriteError, TraceError
 from vlmguard.models.local import model_inputs
+from vlmguard.policy import Policy
+from vlmguard.rewriters.model import read_trace
 from vlmguard.statistics import Interval, share
-from vlmguard.train.rows import Row, Rows
+from vlmguard.train.rows import Row, Rows, read_own_trace
 from vlmguard.types import Level, Modality, Refinement
 
 _SLACK = 48
@@ -30,7 +31,7 @@ class Rewritten:
     said: str
     benign: bool
     valid: bool
-    """Whether it is a trace."""
+    """Whether it is a trace that serving would take: ``rewriters.model.read_trace``, at the first attempt."""
     decided: bool
     """Whether it forwards or rewrites as the dataset's trace does. What is no trace decides nothing right."""
     forwarded: bool
@@ -39,12 +40,15 @@ class Rewritten:
     group: str
 
 
-def judge(row: Row, said: str) -> Rewritten:
-    """Compares an answer with the dataset's trace."""
-    wanted = trace.parse(row.said)
+def judge(row: Row, said: str, policy: Policy) -> Rewritten:
+    """Compares an answer with the dataset's trace. Raises ``InputError`` when that is none."""
     try:
-        found: Refinement | None = trace.parse(trace.extract(said))
-    except TraceError:
+        wanted, evidence_first = read_own_trace(row.said)
+    except TraceError as error:
+        raise InputError(f"row {row.id} cannot be compared with, since its trace is none: {error}") from error
+    try:
+        found: Refinement | None = read_trace(row.chat, said, policy, evidence_first=evidence_first)
+    except (TraceError, RewriteError):
         found = None
     return Rewritten(
         id=row.id,
@@ -120,14 +124,28 @@ class HeldOut:
         for start in range(0, each, self.at_once):
             rows = [self.rows[number] for number in numbers[start : start + self.at_once]]
             answers = rewrite(model, self.processor, rows, self.most_tokens, together=together)
-            found += [judge(row, said) for row, said in zip(rows, answers, strict=True)]
+            found += [judge(row, said, self.rows.policy) for row, said in zip(rows, answers, strict=True)]
         return found
 
 
 def held_out(rows: Rows, processor: Any, *, most: int, longest_trace: int, at_once: int) -> HeldOut | None:
     """``most`` of the rows; ``None`` where there are none."""
-    if not len(rows) or not most:
-        return None
-    count = min(most, len(rows))
-    chosen = [number * len(rows) // count for number in range(count)]
-    return HeldOut(rows.only(chosen), processor, longest_trace + _SLACK, at_once)
+    chosen = _spread(len(rows), most)
+    return HeldOut(rows.only(chosen), processor, longest_trace + _SLACK, at_once) if chosen else None
+
+
+def measurable(rows: Rows, most: int) -> set[str]:
+    """The names of the ``figures`` that ``most`` of the rows, whose traces are some, will have."""
+    found: set[str] = set()
+    for number in _spread(len(rows), most):
+        form = rows.form(number)
+        wanted, _ = read_own_trace(form["trace"])
+        found |= {"valid", "decisions", "forwarded_benign" if form["benign"] else "rewritten_risky"}
+        found |= {f"level_{modality.value}" for modality, finding in wanted.report if finding is not None}
+    return found
+
+
+def _spread(rows: int, most: int) -> list[int]:
+    """Evenly over all."""
+    count = min(most, rows)
+    return [number * rows // count for number in range(count)]

@@ -1,7 +1,7 @@
 """Every row put through what the trainer feeds, once, before anything is trained: lengths, and rows that cannot be trained on.
 
-A row that is too long, or whose trace holds what the tokenizer reads as its own, is an error row and never a shorter one. Rows whose
-pictures are missing or damaged stop the run: then the dataset is broken.
+A row that is too long, whose trace is none or holds what the tokenizer reads as its own, is an error row and never a shorter one.
+Rows whose pictures are missing or damaged stop the run: then the dataset is broken.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlmguard.errors import InputError, VlmguardError
+from vlmguard.errors import InputError, TraceError, VlmguardError
 from vlmguard.jsonl import Appender, read_rows
 from vlmguard.models.local import model_inputs
 from vlmguard.models.special_tokens import special_token_in
-from vlmguard.train.rows import Row, Rows, example
+from vlmguard.train.rows import Row, Rows, example, read_own_trace
 
 Numbers = npt.NDArray[np.int32]
 IGNORED = -100
@@ -119,6 +119,8 @@ class Probe:
             return Measured(index, self._rows.form(index)["id"], error=str(error), broken=True)
         if word := special_token_in(self._processor, row.said):
             return Measured(index, row.id, error=f"its trace holds {word}, which the tokenizer reads as its own")
+        if reason := _no_trace(row.said):
+            return Measured(index, row.id, error=reason)
         images = len(made["images"])
         batch = self._collator([made])
         ids, labels = batch["input_ids"][0], batch["labels"][0]
@@ -152,6 +154,24 @@ class Probe:
             )
 
 
+def _no_trace(said: str) -> str:
+    """Why a row has nothing to learn from; nothing is the empty string."""
+    try:
+        read_own_trace(said)
+    except TraceError as error:
+        return f"its trace is none: {error}"
+    return ""
+
+
+def without_traces(rows: Rows) -> tuple[Measured, ...]:
+    """The rows that nothing can be compared with, since their traces are none."""
+    found = (
+        Measured(index, form["id"], error=_no_trace(form["trace"]))
+        for index, form in enumerate(map(rows.form, range(len(rows))))
+    )
+    return tuple(row for row in found if row.error)
+
+
 def _picture_tokens(processor: Any) -> frozenset[int]:
     """What stands for a picture in a prompt."""
     names = ("image_token_id", "video_token_id", "boi_token_id", "eoi_token_id")
@@ -183,20 +203,23 @@ def measure(probe: Probe, *, workers: int = 0, advance: Callable[[int], None] = 
     return Lengths(numbers[0], numbers[1], numbers[2], tuple(errors))
 
 
-def write_lengths(lengths: Lengths, numbers: Path, errors: Path) -> None:
-    """The numbers of all rows as NumPy's ``.npz``, and the error rows with their reasons, a line each."""
+def write_lengths(lengths: Lengths, numbers: Path, errors: Path, validation: Sequence[Measured] = ()) -> None:
+    """The numbers of all rows as NumPy's ``.npz``, and the error rows, those for validation too, with their reasons, a line each."""
     errors.unlink(missing_ok=True)
     with Appender(errors) as out:
-        for row in lengths.errors:
-            out.append({"id": row.id, "reason": row.error, "tokens": row.asked + row.said, "row": row.index})
+        for split, rows in (("train", lengths.errors), ("validation", validation)):
+            for row in rows:
+                tokens = row.asked + row.said
+                out.append({"id": row.id, "split": split, "reason": row.error, "tokens": tokens, "row": row.index})
     fresh = numbers.with_name(f"new.{numbers.name}")
     np.savez(fresh, asked=lengths.asked, said=lengths.said, images=lengths.images)
     fresh.replace(numbers)
 
 
 def read_lengths(numbers: Path, errors: Path) -> Lengths:
-    """The inverse."""
+    """The inverse, for the rows that are trained on."""
     with np.load(numbers) as kept:
         asked, said, images = (kept[name] for name in ("asked", "said", "images"))
-    rows = [Measured(form["row"], form["id"], error=form["reason"]) for form in read_rows(errors)]
+    forms = [form for form in read_rows(errors) if form.get("split", "train") == "train"]
+    rows = [Measured(form["row"], form["id"], error=form["reason"]) for form in forms]
     return Lengths(asked, said, images, tuple(rows))

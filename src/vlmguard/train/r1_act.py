@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmguard import trace
-from vlmguard.dataset import PICTURES, ROWS, rows_file
-from vlmguard.errors import InputError
-from vlmguard.jsonl import read_rows
+from vlmguard.dataset import PICTURES, ROWS, checked_rows
+from vlmguard.errors import InputError, TraceError
+from vlmguard.pictures import PictureStore
 from vlmguard.types import Evidence, Refinement
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|(?<=[。！？])\s*(?=\S)")
@@ -78,18 +78,26 @@ def write_rows(folder: Path, out: Path, *, count: int = 1000, benign: float = 0.
     """
     if count < 1 or not 0 <= benign <= 1:
         raise InputError("rows are 1 or more, the benign share a number from 0 to 1")
-    if out.exists() and any(out.iterdir()):
+    try:
+        empty = not out.exists() or not any(out.iterdir())
+    except OSError as error:
+        raise InputError(f"{out} cannot be a dataset's folder ({error.strerror}): name another one") from error
+    if not empty:
         raise InputError(f"{out} is not empty: name another folder")
-    file = rows_file(folder)
-    ids = [(row["id"], bool(row["benign"])) for row in read_rows(file) if row["split"] == "train"]
+    ids = [(row["id"], row["benign"]) for _, row in checked_rows(folder) if row["split"] == "train"]
     chosen = choose(ids, count, benign, seed)
-    out.mkdir(parents=True, exist_ok=True)
+    have, give = PictureStore(folder / PICTURES), PictureStore(out / PICTURES)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made ({error.strerror}): name another folder") from error
     counts = {"benign": 0, "risky": 0, "validation": 0}
     fresh = out / f".{ROWS}.new"
     with fresh.open("w", encoding="utf-8") as written:
-        for row in _shortened(file, chosen):
+        for row in _shortened(folder, chosen):
             for picture in _pictures(row):
-                _link(folder / PICTURES / picture, out / PICTURES / picture)
+                have.get(picture)  # it is what its name says
+                _link(have.path(picture), give.path(picture))
             kind = "validation" if row["split"] != "train" else "benign" if row["benign"] else "risky"
             counts[kind] += 1
             written.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -97,10 +105,15 @@ def write_rows(folder: Path, out: Path, *, count: int = 1000, benign: float = 0.
     return Written(**counts)
 
 
-def _shortened(file: Path, chosen: set[str]) -> Iterator[dict[str, Any]]:
-    for row in read_rows(file):
-        if row["split"] != "train" or row["id"] in chosen:
-            yield row | {"trace": trace.render(shorten(trace.parse(row["trace"])))}
+def _shortened(folder: Path, chosen: set[str]) -> Iterator[dict[str, Any]]:
+    for _, row in checked_rows(folder):
+        if row["split"] == "train" and row["id"] not in chosen:
+            continue
+        try:
+            short = shorten(trace.parse(row["trace"]))
+        except TraceError as error:
+            raise InputError(f"row {row['id']} cannot be shortened, since its trace is none: {error}") from error
+        yield row | {"trace": trace.render(short)}
 
 
 def _pictures(row: dict[str, Any]) -> list[str]:

@@ -16,16 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlmguard.dataset import PICTURES, conversation, read_chat, rows_file
-from vlmguard.errors import MissingExtraError
+from vlmguard import trace
+from vlmguard.dataset import PICTURES, SPLITS, checked_rows, conversation, read_chat, rows_file
+from vlmguard.errors import MissingExtraError, TraceError
 from vlmguard.images import shown
 from vlmguard.models.special_tokens import without_special_tokens
 from vlmguard.pictures import PictureStore
 from vlmguard.policy import Policy
 from vlmguard.rewriters.quoting import rewriter_chat
-from vlmguard.types import Chat
-
-SPLITS = ("train", "validation")
+from vlmguard.types import Chat, Refinement
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,8 @@ class Rows:
     def __init__(self, folder: Path, policy: Policy, places: npt.NDArray[np.int64]) -> None:
         self._file = rows_file(folder)
         self._pictures = PictureStore(folder / PICTURES)
-        self._policy = policy
+        self.policy = policy
+        """What the rewriter is told."""
         self._places = places
 
     def __len__(self) -> int:
@@ -69,9 +69,9 @@ class Rows:
         return Row(
             id=form["id"],
             chat=chat,
-            asked=rewriter_chat(chat, self._policy, b""),
+            asked=rewriter_chat(chat, self.policy, b""),
             said=form["trace"],
-            benign=bool(form["benign"]),
+            benign=form["benign"],
             group=str(form.get("group", form["id"])),
         )
 
@@ -84,7 +84,7 @@ class Rows:
 
     def only(self, kept: Sequence[int] | npt.NDArray[np.int64]) -> Rows:
         """Some of the rows."""
-        return Rows(self._file.parent, self._policy, self._places[np.asarray(kept, dtype=np.int64)])
+        return Rows(self._file.parent, self.policy, self._places[np.asarray(kept, dtype=np.int64)])
 
     def lazy(self, processor: Any) -> Any:
         """A ``datasets.Dataset`` that builds its rows when they are asked for. Raises ``MissingExtraError``."""
@@ -111,13 +111,19 @@ def example(row: Row, processor: Any) -> dict[str, Any]:
 
 
 def open_rows(folder: Path, policy: Policy) -> dict[str, Rows]:
-    """The rows of each of ``SPLITS``. Raises ``InputError`` when the folder holds no dataset."""
+    """The rows of each of ``SPLITS``. Raises ``InputError`` when the folder holds no dataset or a damaged one."""
     places: dict[str, list[int]] = {split: [] for split in SPLITS}
-    at = 0
-    with rows_file(folder).open("rb") as file:
-        for line in file:
-            if line.strip():
-                split = json.loads(line)["split"]
-                places[split].append(at)
-            at += len(line)
+    for at, form in checked_rows(folder):
+        places[form["split"]].append(at)
     return {split: Rows(folder, policy, np.array(found, dtype=np.int64)) for split, found in places.items()}
+
+
+def read_own_trace(said: str) -> tuple[Refinement, bool]:
+    """A dataset's trace, and whether its evidence comes first (an ablation of ``vlmguard synth``). Raises ``TraceError``."""
+    try:
+        return trace.parse(said), False
+    except TraceError as error:
+        try:
+            return trace.parse(said, evidence_first=True), True
+        except TraceError:
+            raise error from None

@@ -36,6 +36,9 @@ LENGTHS = "lengths.npz"
 ERROR_ROWS = "error_rows.jsonl"
 _PATIENCE = 8.0
 """Seconds: the workers of a run that was killed hold its lock until they notice."""
+_LOCK = ".lock"
+_BEFORE_STATE = (_LOCK, f".{STATE}.new")
+"""What a run that was stopped at once leaves."""
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 _MUST_STAY = {
     "stage": "what is trained",
@@ -78,8 +81,29 @@ def read_state(out: Path) -> dict[str, Any]:
     file = out / STATE
     if not file.is_file():
         raise InputError(f"{out} holds no training run")
-    form: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        form = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} is damaged ({error}): give another --out") from error
+    if not isinstance(form, dict) or "state" not in form:
+        raise InputError(f"{file} does not tell of a training run: give another --out")
     return form
+
+
+def claim(out: Path) -> None:
+    """Makes the folder of a run, where it is not there. What lies in it is deleted and overwritten only if it is a run's.
+
+    Raises ``InputError`` when it cannot be written, or holds other things and no run.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = sorted(place.name for place in out.iterdir())
+    except OSError as error:
+        raise InputError(f"{out} cannot be the folder of a run ({error.strerror}): give another --out") from error
+    others = [name for name in found if name not in _BEFORE_STATE]
+    if others and STATE not in found:
+        named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        raise InputError(f"{out} holds other things ({named}) and no training run: give an --out that is new or empty")
 
 
 def begin(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,14 +143,18 @@ def _now() -> str:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Keeps a second run out of the folder; a lock that a killed run held is free again. Raises ``InputError``."""
+    """Keeps a second run out of a claimed folder; a lock that a killed run held is free again. Raises ``InputError``."""
     try:
         import fcntl
     except ImportError:  # no such locks on this system
         yield
         return
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as held:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / _LOCK).open("w")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): give another --out") from error
+    with lock as held:
         until = time.monotonic() + _PATIENCE
         while not _locked(fcntl, held):
             if time.monotonic() > until:

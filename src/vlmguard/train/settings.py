@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vlmguard.errors import InputError
 
@@ -48,7 +49,26 @@ def settings_of(kind: type[T], name: str, given: Mapping[str, Any], fixed: Mappi
         if key not in known:
             near = " or ".join(get_close_matches(key, known, 3))
             raise InputError(f"{name}: {kind.__name__} knows no {key!r}{f'; did you mean {near}?' if near else ''}")
+    hints = get_type_hints(kind)
+    read = {key: _read(f"{name}.{key}", value, hints[key]) for key, value in given.items()}
     try:
-        return kind(**given, **{key: value for key, (value, _) in fixed.items()})
+        return kind(**read, **{key: value for key, (value, _) in fixed.items()})
     except (TypeError, ValueError, ImportError) as error:
         raise InputError(f"{name}: {kind.__name__} refuses these settings: {error}") from error
+
+
+def _read(name: str, value: Any, hint: Any) -> Any:
+    """A value where the library wants a number or a switch, since it would notice much later; others are the library's to check.
+
+    YAML reads ``1e-4`` (no dot) as text. Raises ``InputError``.
+    """
+    kinds = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]) - {type(None)}
+    if not kinds or not kinds <= {int, float, bool} or not isinstance(value, str | list | dict):
+        return value
+    if kinds == {bool}:
+        raise InputError(f"{name} is true or false, not {value!r}")
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is a number, not {value!r}") from error
+    return int(number) if float not in kinds and number.is_integer() else number

@@ -14,11 +14,19 @@ from vlmguard.dataset import fingerprint
 from vlmguard.errors import InputError, MissingExtraError
 from vlmguard.policy import Policy, load_policy
 from vlmguard.train.base import check_lora, ends_of, freeze_others, load_model, load_processor, longest
-from vlmguard.train.held_out import held_out
-from vlmguard.train.measure import Lengths, Probe, measure, read_lengths, write_lengths
+from vlmguard.train.held_out import held_out, measurable
+from vlmguard.train.measure import (
+    Lengths,
+    Measured,
+    Probe,
+    measure,
+    read_lengths,
+    without_traces,
+    write_lengths,
+)
 from vlmguard.train.recipe import Recipe
 from vlmguard.train.rows import Rows, open_rows
-from vlmguard.train.run import CHECKPOINTS, ERROR_ROWS, LENGTHS, Run, alone
+from vlmguard.train.run import CHECKPOINTS, ERROR_ROWS, LENGTHS, Run, alone, claim
 from vlmguard.train.settings import settings_of, without_foreign_warnings
 from vlmguard.train.stage import Stage, Tell, to_stderr
 
@@ -63,13 +71,18 @@ def _sft(recipe: Recipe, out: Path, callbacks: Sequence[Any], tell: Tell) -> Run
     config = settings_of(trl.SFTConfig, "trl", {"report_to": "none", **trl_settings}, fixed)
     policy = load_policy(recipe.folder / recipe.policy if recipe.policy else None)
     rows = open_rows(recipe.dataset_folder, policy)
-    _check_plan(recipe, config, rows)
+    unread = without_traces(rows["validation"])
+    left = sorted(set(range(len(rows["validation"]))) - {row.index for row in unread})
+    rows = rows | {"validation": rows["validation"].only(left)}
+    _check_plan(recipe, config, rows, unread)
     stage = Stage(recipe, out, tell)
+    if stage.main:
+        claim(out)
     with alone(out) if stage.main else nullcontext():
-        return _run(stage, policy, rows, config, init, callbacks)
+        return _run(stage, policy, rows, unread, config, init, callbacks)
 
 
-def _check_plan(recipe: Recipe, config: Any, rows: dict[str, Rows]) -> None:
+def _check_plan(recipe: Recipe, config: Any, rows: dict[str, Rows], unread: Sequence[Measured]) -> None:
     """What can be told without loading anything. Raises ``InputError``."""
     if not len(rows["train"]):
         raise InputError(f"{recipe.dataset_folder} has no training rows")
@@ -80,6 +93,10 @@ def _check_plan(recipe: Recipe, config: Any, rows: dict[str, Rows]) -> None:
             f" {recipe.fingerprint}"
         )
     evaluates = str(config.eval_strategy.value) != "no"
+    if evaluates and unread and not len(rows["validation"]):
+        raise InputError(
+            f"no validation row of {recipe.dataset_folder} can be used, {unread[0].id} since {unread[0].error}"
+        )
     if evaluates and not len(rows["validation"]):
         raise InputError(
             f"trl.eval_strategy asks for evaluations, and {recipe.dataset_folder} has no validation rows: give the synth recipe"
@@ -87,16 +104,24 @@ def _check_plan(recipe: Recipe, config: Any, rows: dict[str, Rows]) -> None:
         )
     if recipe.early_stop and not (evaluates and config.metric_for_best_model):
         raise InputError("early_stop needs trl.eval_strategy and trl.metric_for_best_model, such as eval_decisions")
+    if evaluates and (metric := config.metric_for_best_model):
+        known = sorted({"loss", *measurable(rows["validation"], recipe.held_out)})
+        if metric.removeprefix("eval_") not in known:
+            raise InputError(
+                f"trl.metric_for_best_model: {metric} is not measured; with held_out: {recipe.held_out} and these validation rows"
+                f" there are {', '.join(f'eval_{name}' for name in known)}"
+            )
 
 
 def _run(
-    stage: Stage, policy: Policy, rows: dict[str, Rows], config: Any, init: dict[str, Any], callbacks: Sequence[Any]
-) -> Run:
+    stage: Stage, policy: Policy, rows: dict[str, Rows], unread: Sequence[Measured], config: Any, init: dict[str, Any],
+    callbacks: Sequence[Any],
+) -> Run:  # fmt: skip
     recipe = stage.recipe
     processor = load_processor(recipe, config.chat_template_path)
     stage.begin("sft", policy)
     trainer = _trainer(recipe, config, load_model(recipe, init), processor, rows, callbacks)
-    lengths = _lengths(stage, trainer, rows["train"])
+    lengths = _lengths(stage, trainer, rows["train"], unread)
     trainer.train_dataset = rows["train"].only(lengths.kept).lazy(processor)
     validation = held_out(
         rows["validation"], processor, most=recipe.held_out, longest_trace=lengths.most_said,
@@ -105,7 +130,7 @@ def _run(
     if validation is not None:
         trainer.held_out, trainer.eval_dataset = validation, validation.rows.lazy(processor)
     done = stage.train(trainer)
-    return stage.finish(trainer, done, error_rows=len(lengths.errors), tokens=lengths.tokens)
+    return stage.finish(trainer, done, error_rows=len(lengths.errors) + len(unread), tokens=lengths.tokens)
 
 
 def _trainer(
@@ -133,19 +158,23 @@ def _trainer(
             peft_config=adapter,
             callbacks=[*stop, *callbacks],
         )
-    except ValueError as error:
+    except (ValueError, ImportError, RuntimeError) as error:  # a missing logger is a RuntimeError
+        if isinstance(error, RuntimeError) and "requires" not in str(error):
+            raise
         raise InputError(f"TRL cannot train {recipe.base} with these settings: {error}") from error
 
 
-def _lengths(stage: Stage, trainer: Any, rows: Rows) -> Lengths:
+def _lengths(stage: Stage, trainer: Any, rows: Rows, unread: Sequence[Measured]) -> Lengths:
     """Every row put through the trainer's collator; told, and kept for when the run goes on. Raises ``InputError``."""
     numbers, errors = stage.out / LENGTHS, stage.out / ERROR_ROWS
     if stage.main and not numbers.exists():
         limit = stage.recipe.longest_row or longest(trainer.model)
         probe = Probe(rows, trainer.data_collator, trainer.processing_class, limit, ends_of(trainer.model))
-        write_lengths(measure(probe, workers=trainer.args.dataloader_num_workers), numbers, errors)
+        write_lengths(measure(probe, workers=trainer.args.dataloader_num_workers), numbers, errors, unread)
     trainer.accelerator.wait_for_everyone()
     lengths = read_lengths(numbers, errors)
     for line in lengths.lines():
         stage.tell(line)
+    if unread:
+        stage.tell(f"{len(unread):,} validation rows are left out, the first: {unread[0].id}: {unread[0].error}")
     return lengths
