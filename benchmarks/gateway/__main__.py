@@ -87,20 +87,25 @@ def _over(mine: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def reach(kind: str, n: int = 400) -> None:
-    """What share of the texts the scorer's fast pass leaves to the encoder, and what one of them costs there."""
+    """How far the scorer reads the texts, and what one of those that reach the encoder costs."""
     loaded = EmbeddedScorer()._load()
     dice = load.random.Random(f"{kind} 0")
     texts = [load.plain(dice) if kind == "plain" else load.text(dice) for _ in range(n)]
+    words = loaded.fast.logits(texts)
     left = [
-        text
-        for text, logit in zip(texts, loaded.fast.logits(texts), strict=True)
-        if logit >= loaded.calibration.settled
+        (text, float(logit)) for text, logit in zip(texts, words, strict=True) if logit >= loaded.calibration.settled
     ]
+    whole = 0
     started = time.process_time()
-    for text in left[:100]:
-        scorer._encode(loaded, text)
-    each = (time.process_time() - started) / max(1, len(left[:100])) * 1000
-    print(f"\n{kind}: {len(left)} of {n} texts go to the encoder, which takes {each:.1f} ms of processor time for one")
+    for text, logit in left:
+        glance = scorer._glance(loaded, text, logit)
+        if glance.early >= loaded.calibration.settled_early:
+            scorer._finish(loaded, glance)
+            whole += 1
+    each = (time.process_time() - started) / max(1, len(left)) * 1000
+    print(
+        f"\n{kind}: {len(left)} of {n} texts go to the encoder, {whole} of them to its end: {each:.1f} ms of processor time for one"
+    )
 
 
 def latency(subjects: dict[str, Server], rate: float, n: int, rounds: int, kind: str = "text") -> None:
