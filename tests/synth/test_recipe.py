@@ -48,7 +48,7 @@ def test_a_recipe(tmp_path: Path) -> None:
         (GOOD + "ablations: [no-thought]\n", "no ablation"),
         (GOOD + "judge: x\n", "no target"),
         (GOOD + "validation: 1\n", "validation"),
-        (GOOD + "sources: {a: b}\n", "list of strings"),
+        ("teacher: scripted:teacher.jsonl\nsources: {a: b}\n", "list of strings"),
         ("- a list\n", "no table"),
         ("a: [\n", "no YAML"),
     ],

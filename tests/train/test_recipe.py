@@ -59,7 +59,8 @@ def test_its_adapter_matches_the_language_model_and_nothing_else(shipped: Path) 
     from vlmguard.train.base import check_lora, parts_of
 
     recipe = load_recipe(shipped)
-    configuration, kind = next(names for family, names in BASES.items() if shipped.stem.startswith(family))
+    named = f"{shipped.stem} {recipe.base}".lower()
+    configuration, kind = next(names for family, names in BASES.items() if family in named)
     config = getattr(transformers, configuration)()
     config.get_text_config().num_hidden_layers = 2
     with torch.device("meta"):

@@ -60,7 +60,8 @@ def _told(record: logging.LogRecord) -> dict[str, Any]:
     }
     if id := _request_id.get():
         told["request_id"] = id
-    told.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
+    # A name with a line before it is a library's own note (Ray marks every record of a process that it is loaded in).
+    told.update({name: value for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"})
     if record.exc_info and record.exc_info[0] is not None:
         told["error"] = record.exc_info[0].__name__
         told["frames"] = _frames(record.exc_info[1])
