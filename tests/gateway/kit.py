@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import functools
 import json
@@ -17,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import anthropic
 import httpx2 as httpx
+import openai
 import pytest
 import uvicorn
 from aiohttp import web
@@ -306,3 +309,22 @@ def send_raw(running: Running, data: bytes) -> bytes:
         while piece := raw.recv(65536):
             received += piece
     return received
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The vendors' clients
+
+
+def openai_client(running: Running) -> openai.OpenAI:
+    """OpenAI's own, which tries nothing twice."""
+    return openai.OpenAI(api_key="k", base_url=running.base, max_retries=0)
+
+
+def anthropic_client(running: Running) -> anthropic.Anthropic:
+    """Anthropic's own, which tries nothing twice."""
+    return anthropic.Anthropic(api_key="k", base_url=running.url, max_retries=0)
+
+
+def url_of(picture: bytes) -> str:
+    """A PNG as a ``data:`` URL."""
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Draw
-from tests.gateway.kit import FORBIDDEN, HARMFUL, HARMLESS, SAID, Running, Upstream, gateway
-from tests.gateway.test_serving import url_of
+from tests.gateway.kit import FORBIDDEN, HARMFUL, HARMLESS, SAID, Running, Upstream, gateway, url_of
 from vlmguard.policy import load_policy
 
 TURNS: list[Any] = [{"role": "user", "content": HARMLESS}, {"role": "assistant", "content": SAID}]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import socket
@@ -12,9 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-import anthropic
 import httpx2 as httpx
-import openai
 import pytest
 from aiohttp import web
 
@@ -30,18 +27,6 @@ from tests.gateway.kit import (
     wait_until,
 )
 from vlmguard.gateway import audit
-
-
-def openai_client(running: Running) -> openai.OpenAI:
-    return openai.OpenAI(api_key="k", base_url=running.base, max_retries=0)
-
-
-def anthropic_client(running: Running) -> anthropic.Anthropic:
-    return anthropic.Anthropic(api_key="k", base_url=running.url, max_retries=0)
-
-
-def url_of(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def test_a_path_that_the_configuration_names_passes_and_is_marked(tmp_path: Path, upstream: Upstream) -> None:

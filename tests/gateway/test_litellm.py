@@ -14,8 +14,18 @@ import openai
 import pytest
 
 from tests.conftest import Draw
-from tests.gateway.kit import FORBIDDEN, HARMFUL, HARMLESS, SAID, Running, Upstream, gateway, missing, wait_until
-from tests.gateway.test_serving import url_of
+from tests.gateway.kit import (
+    FORBIDDEN,
+    HARMFUL,
+    HARMLESS,
+    SAID,
+    Running,
+    Upstream,
+    gateway,
+    missing,
+    url_of,
+    wait_until,
+)
 from vlmguard.policy import load_policy
 
 PATH = "/beta/litellm_basic_guardrail_api"

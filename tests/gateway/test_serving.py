@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import httpx2 as httpx
 import openai
 import pytest
@@ -20,22 +18,12 @@ from tests.gateway.kit import (
     SAID,
     Running,
     Upstream,
+    anthropic_client,
     gateway,
+    openai_client,
+    url_of,
 )
 from vlmguard.policy import load_policy
-
-
-def openai_client(running: Running) -> openai.OpenAI:
-    return openai.OpenAI(api_key="k", base_url=running.base, max_retries=0)
-
-
-def anthropic_client(running: Running) -> anthropic.Anthropic:
-    return anthropic.Anthropic(api_key="k", base_url=running.url, max_retries=0)
-
-
-def url_of(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The vendors' clients

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import socket
 import threading
 from pathlib import Path
 
-import anthropic
 import httpx2 as httpx
-import openai
 import pytest
 from aiohttp import web
 
@@ -25,18 +22,6 @@ from tests.gateway.kit import (
     speak,
     wait_until,
 )
-
-
-def openai_client(running: Running) -> openai.OpenAI:
-    return openai.OpenAI(api_key="k", base_url=running.base, max_retries=0)
-
-
-def anthropic_client(running: Running) -> anthropic.Anthropic:
-    return anthropic.Anthropic(api_key="k", base_url=running.url, max_retries=0)
-
-
-def url_of(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 async def test_a_stream_passes_piece_by_piece_and_is_never_held_back(guarded: Running, upstream: Upstream) -> None:

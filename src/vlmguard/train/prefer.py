@@ -42,14 +42,23 @@ from vlmguard.train.outcome import Jury, Outcomes
 from vlmguard.train.pairs import Candidate, Ground, Label, Pair, choose_pairs, read_candidate, sent
 from vlmguard.train.preference import Preference
 from vlmguard.train.rows import Row, Rows, open_rows
-from vlmguard.train.run import MODEL, STATE, alone, finish, publish, read_state, staged, versions, write_json
+from vlmguard.train.run import (
+    MODEL,
+    STATE,
+    alone,
+    finish,
+    publish,
+    read_state,
+    refuse_others,
+    staged,
+    versions,
+    write_json,
+)
 from vlmguard.types import Sample, Sampling
 
 T = TypeVar("T")
 _AT_ONCE = 16
 """Rows under way at a time, where a model waits for somebody else."""
-_BEFORE = {".lock", f".{STATE}.new"}
-"""What a run that was killed at once has in its folder before it says that it is a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,15 +444,8 @@ def _facts(recipe: Preference, policy: Policy) -> dict[str, Any]:
 
 def _refuse(out: Path, facts: dict[str, Any]) -> None:
     """Raises ``InputError`` when the folder is another run's or somebody's own. Writes nothing."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is no folder: give another --out")
+    refuse_others(out)
     if not (out / STATE).exists():
-        others = sorted(file.name for file in out.iterdir() if file.name not in _BEFORE) if out.exists() else []
-        if others:
-            raise InputError(
-                f"{out} holds other things than a training run ({', '.join(others[:3])}{', …' if len(others) > 3 else ''}): give"
-                " another --out, or an empty folder"
-            )
         return
     state = read_state(out)
     if changed := [name for name, value in facts.items() if state.get(name) != value]:

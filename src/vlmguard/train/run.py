@@ -97,7 +97,15 @@ def claim(out: Path) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        found = sorted(place.name for place in out.iterdir())
+    except OSError as error:
+        raise InputError(f"{out} cannot be the folder of a run ({error.strerror}): give another --out") from error
+    refuse_others(out)
+
+
+def refuse_others(out: Path) -> None:
+    """Raises ``InputError`` when a folder that is there cannot be read, or holds other things and no run. Writes nothing."""
+    try:
+        found = sorted(place.name for place in out.iterdir()) if out.exists() else []
     except OSError as error:
         raise InputError(f"{out} cannot be the folder of a run ({error.strerror}): give another --out") from error
     others = [name for name in found if name not in _BEFORE_STATE]
