@@ -108,7 +108,6 @@ def test_spans_that_are_off_cost_nothing_and_send_nothing(collector: Collector) 
 def test_without_the_extra_spans_are_a_no_op_and_turning_them_on_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "opentelemetry.py").write_text("raise ImportError('not installed')")
     script = """
-from tests.gateway.kit import HARMFUL, Upstream, gateway
 from vlmguard.gateway import tracing
 with tracing.span("guard", a=1) as nothing:
     assert nothing is None
