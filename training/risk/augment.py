@@ -10,6 +10,8 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
+from training.risk.rows import Row
+
 _LEET = str.maketrans("aeiost", "431057")
 _NEIGHBOURS = dict(
     zip(
@@ -110,17 +112,38 @@ DISGUISES: tuple[Callable[[str, random.Random], str], ...] = (
 )
 
 
+PADDED = 0.4
+"""Share of the disguised texts that stand among others instead."""
+_PADDED_WORDS = 85
+"""Of a padded text, so that most is still read at once."""
+
+
+def fillers_of(rows: Sequence[Row]) -> list[str]:
+    """What texts are padded with: English ones that ask for nothing bad, a quarter of them *about* harm."""
+    short = [row for row in rows if not row.harmful and row.language == "en" and 4 <= len(row.text.split()) <= 40]
+    plain = [row.text for row in short if row.intent == "neither"]
+    return plain + [row.text for row in short if row.intent == "about"][: len(plain) // 3]
+
+
 def padded(text: str, rng: random.Random, fillers: Sequence[str]) -> str:
-    """Among harmless sentences, before or after."""
-    some = rng.sample(fillers, k=1)
-    at = rng.randrange(len(some) + 1)
-    return rng.choice((" ", "\n", "\n\n")).join([*some[:at], text, *some[at:]])
+    """Among harmless texts that have nothing to do with it, as a window over a long text is: its first and last may be cut."""
+    some, words = [text], len(text.split())
+    for filler in rng.sample(fillers, k=4):
+        words += len(filler.split())
+        if words > _PADDED_WORDS:
+            break
+        some.insert(rng.randrange(len(some) + 1), filler)
+    if some[0] is not text and rng.random() < 0.5:
+        some[0] = " ".join(some[0].split()[rng.randrange(3) :])
+    if some[-1] is not text and rng.random() < 0.5:
+        some[-1] = " ".join(some[-1].split()[: rng.randrange(2, 12)])
+    return rng.choice((" ", " ", "\n", "\n\n")).join(some)
 
 
 def augmented(text: str, rng: random.Random, fillers: Sequence[str], chance: float) -> str:
     """``text`` as it is, or with ``chance`` disguised or padded."""
     if not text.strip() or rng.random() >= chance:
         return text
-    if rng.random() < 0.3:
+    if rng.random() < PADDED:
         return padded(text, rng, fillers)
     return rng.choice(DISGUISES)(text, rng) or text

@@ -29,13 +29,15 @@ from training.risk.fastpass import fit_fast
 from training.risk.measures import ACTS, auroc, auroc_interval, operating_point, share, summary
 from training.risk.model import Recipe, Scorer, logits_of, tokenizer_of
 from training.risk.rows import Row, measured_rows, sides, twins
-from training.risk.served import exit_of, write_halves
+from training.risk.served import EARLY, LAYERS, exit_of, write_halves
 from training.risk.train import all_rows
 from vlmguard.rewriters import scorer as serving
 from vlmguard.rewriters.scorer import Calibration, EmbeddedScorer
 
-LOST, LOST_EARLY = 0.01, 0.01
-"""Share of the harmful texts which the encoder would flag that the fast pass may settle, and the exit, of those that reach it."""
+LOST = 0.02
+"""Share of the harmful texts which the encoder would flag that the fast pass and the exit may settle together."""
+LOST_FAST = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.012, 0.015)
+"""What of it may go to the fast pass: the share is taken that makes everyday requests cheapest."""
 EARLY_WORDS = 0.7
 """Weight of the fast pass beside the exit."""
 INTENT, WORDS = 1.0, 0.75
@@ -106,11 +108,30 @@ def calibrate(out: Path, rows: Sequence[Row]) -> Calibration:
     english = np.array([row.language == "en" for row in rows])
     flagged = truth & english & (logits >= least)
     early = raw @ np.array([0.0, 0.0, EARLY_WORDS, 1.0])
-    bars = [settled(raw[:, 2], flagged, lost) for lost in (LOST, LOST / 2)]
-    exits = [settled(early, flagged & (raw[:, 2] >= bars[0]), lost) for lost in (LOST_EARLY, LOST_EARLY / 2)]
+    everyday = np.array([row.is_everyday and len(row.text.split()) > serving._FEW_WORDS for row in rows])
+    fast = min(LOST_FAST, key=lambda lost: _layers(raw[:, 2], early, flagged, everyday, lost))
+    bars, exits = zip(*(_thresholds(raw[:, 2], early, flagged, fast * part, LOST * part) for part in (1, 0.5)), strict=True)
+    layers = _layers(raw[:, 2], early, flagged, everyday, fast)
+    print(f"the fast pass may lose {fast:.1%}: {layers:.2f} layers for an everyday request", flush=True)
     first = Calibration(scale, acts - scale * least, INTENT, WORDS, *bars, EARLY_WORDS, *exits, 0.0)
     _write_card(out, first)
     return replace(first, doubt=_doubt(out, rows, scale, least))
+
+
+def _thresholds(
+    words: np.ndarray, early: np.ndarray, flagged: np.ndarray, fast: float, lost: float
+) -> tuple[float, float]:
+    """Below which the fast pass settles a text, and below which the exit does, when they may lose ``fast`` and ``lost`` in all."""
+    bar = settled(words, flagged, fast)
+    return bar, settled(early, flagged & (words >= bar), (lost - fast) / (1 - fast))
+
+
+def _layers(words: np.ndarray, early: np.ndarray, flagged: np.ndarray, everyday: np.ndarray, fast: float) -> float:
+    """Layers that an everyday request runs through on average."""
+    bar, exit_bar = _thresholds(words, early, flagged, fast, LOST)
+    glanced = everyday & (words >= bar)
+    finished = glanced & (early >= exit_bar)
+    return float(EARLY * glanced.sum() + (LAYERS - EARLY) * finished.sum()) / max(1, int(everyday.sum()))
 
 
 def _doubt(out: Path, rows: Sequence[Row], scale: float, least: float) -> float:

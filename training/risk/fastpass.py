@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.risk.augment import augmented
+from training.risk.augment import augmented, fillers_of
 from training.risk.rows import Row
 from vlmguard.rewriters.ngrams import BUCKETS, FastPass, features
 
@@ -31,7 +31,7 @@ def fit_fast(rows: Sequence[Row], strength: float = 2.0, harmful: float = HARMFU
     from sklearn.linear_model import LogisticRegression
 
     rng = random.Random(seed)
-    fillers = [row.text for row in rows if row.is_ordinary and 4 <= len(row.text.split()) <= 16]
+    fillers = fillers_of(rows)
     texts = [row.text for row in rows] + [augmented(row.text, rng, fillers, 1.0) for row in rows]
     truth = np.array([row.harmful for row in rows] * 2)
     weight = np.where(truth, harmful, 1.0) * np.repeat((1.0, 0.5), len(rows))

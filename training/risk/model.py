@@ -16,15 +16,18 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from training.risk.augment import augmented
+from training.risk.augment import augmented, fillers_of
 from training.risk.rows import INTENTS, Row
 
 MOST_TOKENS = 128
 """Of a text, in training and in serving; a longer text is read in pieces."""
 BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the base model's safetensors file: the package's author field is a placeholder, so the hash is what is trusted."""
-CATEGORY_SHARE, INTENT_SHARE = 0.3, 0.3
-"""Weights of the losses beside harm's."""
+CATEGORY_SHARE, INTENT_SHARE, EARLY_SHARE = 0.3, 0.3, 0.3
+"""Weights of the losses beside harm's; the last is of all the early heads together."""
+EARLY_HEADS = (1, 2)
+"""Layers after which a small head must tell harm, too, so that an exit there has something to go by. The heads themselves do not ship: the
+exit's is fitted when the weights are made (``served``)."""
 RISE = 50
 """Steps until the rate is full."""
 TOLD_WELL = 0.1
@@ -86,16 +89,27 @@ class Scorer(nn.Module):
         )
         self.intent = nn.Linear(width, len(INTENTS))
         self.kind = nn.Linear(width, len(categories))
+        self.early = nn.ModuleList(
+            nn.Sequential(nn.Dropout(recipe.dropout), nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1))
+            for _ in EARLY_HEADS
+        )
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return torch.cat([self.harm(pooled), self.intent(pooled), self.kind(pooled)], dim=1)
+        return self.both(input_ids, attention_mask)[0]
+
+    def both(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits, and the early heads': (batch, len(EARLY_HEADS))."""
+        found = self.inner(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        pooled = mean_state(found.last_hidden_state, attention_mask)
+        early = [
+            head(mean_state(found.hidden_states[depth], attention_mask))
+            for depth, head in zip(EARLY_HEADS, self.early, strict=True)
+        ]
+        return torch.cat([self.harm(pooled), self.intent(pooled), self.kind(pooled)], dim=1), torch.cat(early, dim=1)
 
     def groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Parameter groups with the rate of each layer."""
-        heads = [*self.harm.parameters(), *self.intent.parameters(), *self.kind.parameters()]
+        heads = [p for some in (self.harm, self.intent, self.kind, self.early) for p in some.parameters()]
         found: list[dict[str, Any]] = [{"params": heads, "lr": recipe.head_rate}]
         if recipe.frozen:
             return found
@@ -107,6 +121,12 @@ class Scorer(nn.Module):
         for group in found:
             group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
         return [group for group in found if group["params"]]
+
+
+def mean_state(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(batch, tokens, width) → (batch, width), over the tokens that ``mask`` has."""
+    weight = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def tokenizer_of(base: Path) -> Any:
@@ -136,11 +156,14 @@ def batches(
     yield from held
 
 
-def loss_of(logits: torch.Tensor, rows: Sequence[Row], places: dict[str, int], recipe: Recipe) -> torch.Tensor:
-    """Harm + category + intent + the ranking of twins."""
+def loss_of(
+    logits: torch.Tensor, early: torch.Tensor, rows: Sequence[Row], places: dict[str, int], recipe: Recipe
+) -> torch.Tensor:
+    """Harm + category + intent + the ranking of twins + harm as the early heads tell it."""
     harm = logits[:, 0]
     truth = torch.tensor([recipe.smoothing + (1 - 2 * recipe.smoothing) * row.harmful for row in rows])
     loss = nn.functional.binary_cross_entropy_with_logits(harm, truth)
+    loss = loss + EARLY_SHARE * nn.functional.binary_cross_entropy_with_logits(early, truth[:, None].expand_as(early))
     asked = torch.tensor([INTENTS.index(row.intent) if row.intent else -100 for row in rows])
     if (asked >= 0).any():
         loss = loss + INTENT_SHARE * nn.functional.cross_entropy(logits[:, 1 : 1 + len(INTENTS)], asked)
@@ -194,11 +217,11 @@ def fit(
     model = Scorer(base, categories, recipe)
     if start is not None:
         begun = torch.load(start, weights_only=True)
-        model.load_state_dict(begun.get("last", begun["state"]))
+        model.load_state_dict(begun.get("last", begun["state"]), strict=False)  # an older one has no early heads
     mean = RunningMean(model, recipe.average)
     optimiser = torch.optim.AdamW(model.groups(recipe), weight_decay=0.01, fused=True)
     places = {name: at for at, name in enumerate(categories)}
-    fillers = [row.text for row in rows if row.is_ordinary and 4 <= len(row.text.split()) <= 16]
+    fillers = fillers_of(rows)
     rates = [group["lr"] for group in optimiser.param_groups]
     told = np.full(len(rows), np.inf)
     started, step, seen, total = time.monotonic(), 0, 0, 0.0
@@ -213,8 +236,8 @@ def fit(
                 group["lr"] = rate * pace(step, done, recipe)
             some = [rows[at] for at in chosen]
             with torch.autocast("cpu", torch.bfloat16):  # 1.6 times as fast where the processor has it
-                logits = forward_in_parts(model, [coded[at] for at in chosen])
-            loss = loss_of(logits.float(), some, places, recipe)
+                logits, early = forward_in_parts(model, [coded[at] for at in chosen])
+            loss = loss_of(logits.float(), early.float(), some, places, recipe)
             told[chosen] = harm_losses(logits.detach().float()[:, 0], some)
             optimiser.zero_grad()
             loss.backward()
@@ -270,8 +293,10 @@ class RunningMean:
                 held.copy_(value)
 
 
-def forward_in_parts(model: Scorer, coded: Sequence[Sequence[int]], parts: int = 3) -> torch.Tensor:
-    """(texts, …) logits. Short and long texts go apart, so that few tokens are padding."""
+def forward_in_parts(
+    model: Scorer, coded: Sequence[Sequence[int]], parts: int = 3
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(texts, …) logits, and the early heads'. Short and long texts go apart, so that few tokens are padding."""
     order = sorted(range(len(coded)), key=lambda at: len(coded[at]))
     size = -(-len(order) // parts)
     found = []
@@ -280,10 +305,10 @@ def forward_in_parts(model: Scorer, coded: Sequence[Sequence[int]], parts: int =
         longest = max(map(len, some))
         ids = torch.tensor([[*one, *[0] * (longest - len(one))] for one in some])
         mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in some])
-        found.append(model(ids, mask))
+        found.append(model.both(ids, mask))
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
-    return torch.cat(found)[back]
+    return torch.cat([one for one, _ in found])[back], torch.cat([one for _, one in found])[back]
 
 
 @torch.inference_mode()

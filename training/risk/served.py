@@ -17,6 +17,7 @@ from torch import nn
 from training.risk.model import MOST_TOKENS, Scorer
 from training.risk.rows import INTENTS, Row
 
+LAYERS = 6
 EARLY = 2
 """Layers of the lower half: one is too few to tell, three settle little more (docs/decisions/0009)."""
 HARMFUL_WEIGHT = 3.0
