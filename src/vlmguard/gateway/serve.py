@@ -29,7 +29,7 @@ from vlmguard.errors import AuditError, InputError, VlmguardError
 from vlmguard.gateway import logs, metrics
 from vlmguard.gateway.app import Gateway, Secrets
 from vlmguard.gateway.asgi import Receive, Scope, Send
-from vlmguard.gateway.config import Config
+from vlmguard.gateway.config import Config, about_unknown
 from vlmguard.gateway.fetch import Resolve
 from vlmguard.gateway.judge import MakeRewriter
 from vlmguard.gateway.keys import RateLimiter
@@ -166,7 +166,7 @@ def serve(config: Config) -> int:
     """Serves until it is told to stop; returns the exit code. Raises ``VlmguardError`` when it cannot start."""
     logs.configure(config.log_level, config.log_json)
     for name in config.unknown:
-        _log.warning("the variable %s is called like a setting, and is none", name)
+        _log.warning("%s", about_unknown(name))
     shared = make_secrets(config)
     launcher = Launcher(config, shared)
     try:
