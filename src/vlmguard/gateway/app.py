@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -361,7 +361,8 @@ class Gateway:
         headers = self._headers_for(call, target)
         terms = Terms.of(self.config, self._routes.get(call.path), call.key)
         async with Connected(call.receive) as connected:
-            case = await self._judge.judge(dialect, call.body, terms, call.owner, call.id)
+            hold = partial(self._hold, call)
+            case = await self._judge.judge(dialect, call.body, terms, call.owner, call.id, hold)
             call.decided(case.receipt, case.categories, case.stages)
             await self._record(call, case, DIALECT_OF[call.path])
             if case.refused is not None:
@@ -384,13 +385,13 @@ class Gateway:
         await self._read_body(call)
 
     async def _read_body(self, call: Call) -> None:
-        limits = self.config.limits
-
-        def hold(size: int) -> None:
-            self.room.take(call.owner, size)
-            call.held += size
-
+        limits, hold = self.config.limits, partial(self._hold, call)
         call.body = await read_body(call.receive, call.headers, limits.body_bytes, limits.body_seconds, hold)
+
+    def _hold(self, call: Call, size: int) -> None:
+        """Counts bytes that are held for a request. Raises ``Refused`` when there is no room."""
+        self.room.take(call.owner, size)
+        call.held += size
 
     def _let_go(self, call: Call) -> None:
         """Gives back the room of a body that is held no longer."""
@@ -506,7 +507,8 @@ class Gateway:
                 await self._record(call, passed, "litellm")
                 await call.answer_json(200, litellm.NOTHING)
                 return
-            case = await self._judge.judge(question, question.body, terms, call.owner, call.id)
+            hold = partial(self._hold, call)
+            case = await self._judge.judge(question, question.body, terms, call.owner, call.id, hold)
             call.decided(case.receipt, case.categories, case.stages)
             await self._record(call, case, "litellm")
             if case.refused is not None:

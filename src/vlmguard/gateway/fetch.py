@@ -21,6 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from vlmguard.errors import FetchError, ImageError, InputError
+from vlmguard.gateway.asgi import Refused
 from vlmguard.gateway.config import FetchSettings
 from vlmguard.images import Limits, read_image
 from vlmguard.types import Image
@@ -133,8 +134,14 @@ class _Budget:
     """Bytes that the pictures of one request may still have."""
 
     left: int
+    hold: Callable[[int], None]
+    """Told of what is held, and may refuse it."""
 
     def take(self, size: int) -> None:
+        self.spend(size)
+        self.hold(size)
+
+    def spend(self, size: int) -> None:
         self.left -= size
         if self.left < 0:
             raise FetchError("the pictures of the request are too large together: send fewer or smaller ones")
@@ -167,24 +174,33 @@ class Fetcher:
     async def close(self) -> None:
         await self._resolver.close()
 
-    async def fill(self, request: Request, owner: str) -> Request:
-        """The request, which is ``owner``'s, with the bytes of its remote pictures in it. Raises ``FetchError``."""
+    async def fill(self, request: Request, owner: str, hold: Callable[[int], None] = lambda size: None) -> Request:
+        """The request, which is ``owner``'s, with the bytes of its remote pictures in it.
+
+        ``hold`` is told of the bytes that this takes: of every piece that comes, and of the body in which they will stand.
+
+        Raises ``FetchError``, and what ``hold`` raises.
+        """
         urls = list(dict.fromkeys(remote.url for remote in request.remote))
         if len(urls) > self._settings.max_pictures:
             raise FetchError(
                 f"the request names {len(urls)} remote pictures; {self._settings.max_pictures} are the most"
             )
-        budget = _Budget(self._most_together)
+        budget = _Budget(self._most_together, hold)
         tasks: list[asyncio.Task[Image]] = []
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._fetch(url, budget, owner)) for url in urls]
-        except* FetchError as errors:
+        except* (FetchError, Refused) as errors:
             raise _first(errors) from None
         images = dict(zip(urls, (task.result() for task in tasks), strict=True))
-        for remote in request.remote:
-            request = request.with_image(remote.path, images[remote.url])
-        return request
+        placed = {remote.path: images[remote.url] for remote in request.remote}
+        # A picture that is named a hundred times is written a hundred times.
+        budget.spend(
+            sum(len(image.data) for image in placed.values()) - sum(len(image.data) for image in images.values())
+        )
+        hold(len(request.body) + sum(_in_base64(image) for image in placed.values()))
+        return request.with_images(placed)
 
     async def _fetch(self, url: str, budget: _Budget, owner: str) -> Image:
         try:
@@ -263,6 +279,10 @@ class Fetcher:
         if not found:
             raise FetchError(f"{_shown(url)} is not fetched: its host is not known")
         return found
+
+
+def _in_base64(image: Image) -> int:
+    return 4 * -(-len(image.data) // 3)
 
 
 def _parse(address: str) -> URL:

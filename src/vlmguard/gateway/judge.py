@@ -167,15 +167,33 @@ class Judge:
             if isinstance(rewriter, Closing):
                 await rewriter.close()
 
-    async def judge(self, dialect: Reader, body: bytes, terms: Terms, owner: str, id: str) -> Case:
-        """Never raises on purpose: every request gets its case."""
+    async def judge(
+        self,
+        dialect: Reader,
+        body: bytes,
+        terms: Terms,
+        owner: str,
+        id: str,
+        hold: Callable[[int], None] = lambda size: None,
+    ) -> Case:
+        """Never raises on purpose: every request gets its case. But ``hold``, which is told of the bytes of remote pictures
+        that are held for the request, may raise ``Refused``."""
         stages = Stages()
         try:
-            return await self._judge(dialect, body, terms, owner, id, stages)
+            return await self._judge(dialect, body, terms, owner, id, stages, hold)
         except (WireError, FetchError, ChatError) as error:
             return self._unread(body, terms.mode, error, id, stages)
 
-    async def _judge(self, dialect: Reader, body: bytes, terms: Terms, owner: str, id: str, stages: Stages) -> Case:
+    async def _judge(
+        self,
+        dialect: Reader,
+        body: bytes,
+        terms: Terms,
+        owner: str,
+        id: str,
+        stages: Stages,
+        hold: Callable[[int], None],
+    ) -> Case:
         large = is_large(body)
         with stages.clock("read"):
             request = await run(large, dialect.read, body)
@@ -183,7 +201,7 @@ class Judge:
         end = asyncio.get_running_loop().time() + self._config.deadline
         if request.remote and self._fetcher is not None:
             with stages.clock("fetch"):
-                request = await _fetched(self._fetcher, request, owner, end)
+                request = await _fetched(self._fetcher, request, owner, end, hold)
         large = large or bool(request.inlined)  # fetched pictures are written into the body
         try:
             with stages.clock("guard"):
@@ -346,11 +364,11 @@ class _Clock:
         self._span.__exit__(*error)
 
 
-async def _fetched(fetcher: Fetcher, request: Request, owner: str, end: float) -> Request:
+async def _fetched(fetcher: Fetcher, request: Request, owner: str, end: float, hold: Callable[[int], None]) -> Request:
     """A deadline that passes here is the sender's doing, and no failure of the guard that might let the address pass."""
     try:
         async with asyncio.timeout_at(end):
-            return await fetcher.fill(request, owner)
+            return await fetcher.fill(request, owner, hold)
     except TimeoutError as error:
         raise FetchError("the remote pictures did not come in time") from error
 
