@@ -499,6 +499,34 @@ def test_with_fetching_off_a_remote_picture_is_unjudged(
     assert upstream.last.json["messages"][1]["content"][1]["image_url"]["url"] == pictures.url("/a.png")
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "fec0::1",
+        "192.0.0.192",
+        "192.88.99.1",
+        "3fff::1",
+        "2600::5efe:7f00:1",
+        "2600::200:5efe:a00:1",
+        "64:ff9b:1::1",
+        "5f00::1",
+        "100::1",
+        "2001:db8::1",
+        "198.18.0.1",
+        "100.64.0.1",
+        "240.0.0.1",
+        "::ffff:0:7f00:1",
+    ],
+)
+def test_special_addresses_are_not_public_whatever_python_knows(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2600::1", "2600::5efe:808:808", "2002:808:808::1"])
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
 @given(st.ip_addresses())
 def test_public_is_less_than_pythons_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     if is_public(address):
@@ -522,6 +550,21 @@ def test_an_allow_list_names_hosts_and_networks() -> None:
     assert allowed.names_host("minio", 9000)
     assert not allowed.names_host("minio", 80)
     assert allowed.names_host("images.internal", 1234)
-    for wrong in ("10.0.0.0/99", "", " a"):
+    assert not allowed.names_host("minio.internal", 9000)
+    for wrong in (
+        "10.0.0.0/99",
+        "",
+        " a",
+        "a b",
+        "*.internal",
+        "http:",
+        "https://minio.internal",
+        "minio.internal:abc",
+        "minio.internal:0",
+        "minio.internal:99999",
+        "[fd00::1]:9000",
+        "user@minio.internal",
+        ".internal",
+    ):
         with pytest.raises(InputError):
             AllowList.parse([wrong])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 from collections import defaultdict
@@ -39,23 +40,58 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.ip_network("::/96")
-_METADATA = (ipaddress.ip_address("168.63.129.16"),)
-"""Machines' metadata behind a public address (Azure). The others have private or link-local ones."""
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_ISATAP = (0x00005EFE, 0x02005EFE)
+"""What stands before the IPv4 address of a tunnel within a site (RFC 5214)."""
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "168.63.129.16/32",  # machines' metadata behind a public address (Azure); the others' are private or link-local
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.0.2.0/24",
+            "192.88.99.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "224.0.0.0/3",
+            "2001:2::/48",
+            "2001:10::/28",
+            "2001:db8::/32",
+            "3fff::/20",
+        ),
+    )
+)
+"""The registries of special addresses (RFC 6890), as far as they name what nobody on the internet has: Python's own tables
+differ from one release to the next. Of IPv6 nothing outside 2000::/3 is public, but for what stands for an IPv4 address."""
 
 
 def is_public(address: Address) -> bool:
     """Whether anybody on the internet has that address, also within an IPv6 address that stands for an IPv4 one."""
-    if address in _METADATA or not address.is_global or address.is_multicast or address.is_reserved:
+    if not address.is_global or address.is_multicast or address.is_reserved:
         return False
-    return all(is_public(inner) for inner in _embedded(address))
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
+    inner = _embedded(address)
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST and not inner:
+        return False
+    return all(map(is_public, inner))
 
 
 def _embedded(address: Address) -> list[ipaddress.IPv4Address]:
     if isinstance(address, ipaddress.IPv4Address):
         return []
+    number = int(address)
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64 or address in _COMPATIBLE:
-        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    if address in _NAT64 or address in _COMPATIBLE or (number >> 32) & 0xFFFFFFFF in _ISATAP:
+        found.append(ipaddress.IPv4Address(number & 0xFFFFFFFF))
     return [inner for inner in found if inner is not None]
 
 
@@ -99,6 +135,9 @@ def _result(host: str, port: int, address: str) -> ResolveResult:
     return ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
 
 
+_NAMED = re.compile(r"(?P<host>[\w-]+(?:\.[\w-]+)*)\.?(?::(?P<port>[0-9]{1,5}))?")
+
+
 @dataclass(frozen=True, slots=True)
 class AllowList:
     """What is allowed beside public HTTPS."""
@@ -115,11 +154,12 @@ class AllowList:
             try:
                 networks.append(ipaddress.ip_network(entry))
             except ValueError:
-                if "/" in entry or not entry or entry != entry.strip():
+                if (found := _NAMED.fullmatch(entry)) is None or not 0 < int(found["port"] or 443) < 65536:
                     raise InputError(
-                        f"fetch.allow holds {entry!r}: name a host, host:port or a network such as 10.0.0.0/8"
+                        f"fetch.allow holds {entry!r}, which no host is called: name one (without wildcards), host:port, "
+                        "or a network such as 10.0.0.0/8 or fd00::1/128"
                     ) from None
-                names.add(entry.lower().rstrip("."))
+                names.add(found["host"].lower() + (f":{int(found['port'])}" if found["port"] else ""))
         return cls(frozenset(names), tuple(networks))
 
     def names_host(self, host: str, port: int) -> bool:
