@@ -38,10 +38,14 @@ from vlmguard.types import (
     Text,
 )
 from vlmguard.wire import Request
+from vlmguard.wire.request import MOST_TURNS
 
 MakeRewriter = Callable[..., Rewriter]
 _T = TypeVar("_T")
 _KINDS: dict[type[Exception], str] = {FetchError: "picture_not_fetched", ChatError: "nothing_to_judge"}
+_MORE_TURNS = 1024
+"""Judged turns that each caller's guard remembers beyond those of the longest request: who comes back after a deadline goes on
+where the time ran out, also when others of theirs came in between."""
 _FIRST_SECONDS = 60.0
 """For the first judgement of all, which loads weights."""
 _LARGE = 64 * 1024
@@ -233,6 +237,7 @@ class Judge:
                 self._policies[terms.policy],
                 mode=terms.mode,
                 key=self._hash_key,
+                remembered=MOST_TURNS + _MORE_TURNS,
                 on_turn=self._on_turn,
             )
         return guard
