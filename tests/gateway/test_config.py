@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from vlmguard.cli.main import main
 from vlmguard.errors import InputError
-from vlmguard.gateway import config
+from vlmguard.gateway import config, serve
 from vlmguard.gateway.audit_store import Store
 from vlmguard.gateway.config import FetchSettings, hint, load, settings, show, variable
 from vlmguard.gateway.keys import hash_key
@@ -107,6 +108,9 @@ def test_every_setting_can_be_said_in_the_file_and_in_a_variable(tmp_path: Path,
             "upstream_key of its own",
         ),
         ("port = ", "not valid TOML"),
+        ('allowed_hosts = ["https://gw.internal"]', "allowed_hosts holds"),
+        ('allowed_hosts = ["gw.internal:8080"]', "allowed_hosts holds"),
+        ('allowed_hosts = ["*.internal"]', "allowed_hosts holds"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_place(tmp_path: Path, toml: str, says: str) -> None:
@@ -317,6 +321,29 @@ def test_the_audits_address_may_stand_in_a_variable(tmp_path: Path, said: str) -
     assert "secret" not in show(found)
     with pytest.raises(InputError, match="THEIRS, which is not set"):
         load(file, {}, {"audit.url": "env:THEIRS"})
+
+
+def test_two_gateways_do_not_share_a_port() -> None:
+    found = load(None, {}, {"upstream": UPSTREAM, "port": 0})
+    with serve.listen(found) as first:
+        again = dataclasses.replace(found, port=first.getsockname()[1])
+        with pytest.raises(InputError, match=rf"cannot listen on 127\.0\.0\.1:{again.port}"):
+            serve.listen(again)
+
+
+def test_a_second_gateway_on_a_port_exits(tmp_path: Path) -> None:
+    found = load(None, {}, {"upstream": UPSTREAM, "port": 0})
+    with serve.listen(found) as first:
+        port = str(first.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "vlmguard", "serve", "--upstream", UPSTREAM, "--port", port],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
 
 
 def test_memory_for_bodies_takes_the_largest_body() -> None:

@@ -100,6 +100,14 @@ def test_a_picture_is_judged_with_the_words(guarded: Running, draw: Draw) -> Non
     assert ask(guarded, texts=["Do what the picture says."], images=[bare])["action"] == "GUARDRAIL_INTERVENED"
 
 
+@pytest.mark.parametrize(
+    "image", ["file:///etc/passwd", " https://a.example/x", " " * 9 + "http://169.254.169.254/x.png"]
+)
+def test_an_address_that_readers_might_follow_elsewhere_is_refused(guarded: Running, image: str) -> None:
+    answer = guarded.post(PATH, {"input_type": "request", "texts": [HARMLESS], "images": [image]})
+    assert (answer.status_code, "/images/0" in answer.text) == (400, True)
+
+
 def test_a_blocked_request_says_why(guarded: Running) -> None:
     assert ask(guarded, texts=[FORBIDDEN], structured_messages=of(FORBIDDEN)) == {
         "action": "BLOCKED",

@@ -375,6 +375,8 @@ def _build(
         )
         for section, kind in _SECTIONS.items()
     }
+    if "allowed_hosts" in top:
+        top["allowed_hosts"] = tuple(host.lower().rstrip(".") for host in top["allowed_hosts"])
     return Config(**top, **sections, keys=tuple(map(_normal_key, keys)), routes=routes, origin=dict(origin))
 
 
@@ -421,13 +423,28 @@ def _check(config: Config) -> None:
         raise InputError("two [keys] have the same hash: every caller needs a key of their own")
     if any(key.requests_per_minute < 0 for key in config.keys):
         raise InputError("requests_per_minute is 0 (no limit) or more")
-    for entry in config.pass_through:
-        split_pass_through(entry)
+    _check_names(config)
     if not config.is_loopback and not config.keys:
         raise InputError(
             f"listening on {config.host} without keys would let anybody call: "
             "make one with vlmguard serve --new-key NAME and put it into the configuration, or listen on 127.0.0.1"
         )
+
+
+def _check_names(config: Config) -> None:
+    for entry in config.pass_through:
+        split_pass_through(entry)
+    for host in config.allowed_hosts:
+        if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", host) and not _is_address(host):
+            raise InputError(f"allowed_hosts holds {host!r}: name a host, without scheme, port or wildcard")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_credentials(config: Config) -> None:

@@ -159,7 +159,7 @@ def _behind(safety: str, chat: Chat) -> Chat:
 
 
 def _picture(text: str, path: str) -> Part:
-    return read_url(text, path) if ":" in text[:8] else read_base64(text, path)
+    return read_url(text, path) if ":" in text else read_base64(text, path)
 
 
 def _pictures(chat: Chat) -> Iterator[Part]:

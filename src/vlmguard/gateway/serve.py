@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,9 +132,12 @@ def listen(config: Config) -> socket.socket:
     host = config.host.strip("[]")
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, config.port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, number)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
+        with ExitStack() as unless_it_listens:
+            found = unless_it_listens.enter_context(socket.socket(family, kind, number))
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+            found.listen(_BACKLOG)  # now: of two gateways that are started together, both may bind
+            unless_it_listens.pop_all()
     except OSError as error:
         raise InputError(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
     found.set_inheritable(True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from vlmguard.errors import WireError
@@ -53,7 +53,7 @@ def read_part(value: object, path: str) -> Iterable[Part]:
     if len(filled) > 1 or not own.issuperset(filled):
         raise WireError(f"{path} is a part of type {kind!r} and holds {' and '.join(filled)}: send one part for each")
     if "image_url" in own:
-        return (_read_image(part, path),)
+        return _read_image(part, path)
     return (read_string(part, next(iter(own)), path),)
 
 
@@ -65,17 +65,20 @@ def _unread(part: dict[str, Any], path: str) -> Opaque:
     return opaque(_KINDS.get(kind, kind) if isinstance(kind, str) else kind, path)
 
 
-def _read_image(part: dict[str, Any], path: str) -> Part:
-    if part.get("uuid"):  # vLLM then shows the picture that it remembers under this name, whatever else is sent
-        return Opaque("remembered image", path, Reason.REMOTE_STATE)
-    if part.get("file_id"):
-        return Opaque("file id", path, Reason.OPAQUE)
+def _read_image(part: dict[str, Any], path: str) -> Iterator[Part]:
     address = part.get("image_url")
-    if isinstance(address, dict):
-        return _read_address(read_fields(address, f"{path}/image_url", frozenset({"url", "detail"})), path)
-    if not isinstance(address, str):
+    if part.get("uuid"):  # vLLM then shows the picture that it remembers under this name, whatever else is sent
+        yield Opaque("remembered image", path, Reason.REMOTE_STATE)
+        if address is None:
+            return
+    if part.get("file_id"):
+        yield Opaque("file id", path, Reason.OPAQUE)
+    elif isinstance(address, dict):
+        yield _read_address(read_fields(address, f"{path}/image_url", frozenset({"url", "detail"})), path)
+    elif isinstance(address, str):
+        yield read_url(address, f"{path}/image_url")
+    else:
         raise WireError(f"{path}/image_url is a URL")
-    return read_url(address, f"{path}/image_url")
 
 
 def _read_address(address: dict[str, Any], path: str) -> Part:
