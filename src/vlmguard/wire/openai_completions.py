@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,8 @@ from vlmguard.wire.request import splice as splice_request
 
 __all__ = ["blocked", "blocked_stream", "error", "read", "splice"]
 
+_MOST_CHOICES = 128
+"""Of a prompt: the most that servers take."""
 _BODY = members.body(each(Kind.READ, "prompt suffix"))
 
 
@@ -97,7 +100,11 @@ def _head(request: Request, id: str) -> dict[str, Any]:
 
 
 def _choices(request: Request, notice: str) -> list[dict[str, Any]]:
+    """``n`` for every prompt, as a server answers; no more than clients can have meant."""
+    value = json.loads(request.body)
+    count, prompts = value.get("n"), sum(1 for _ in _read_prompts(value.get("prompt")))
+    each_prompt = min(max(count, 1), _MOST_CHOICES) if type(count) is int else 1
     return [
         {"index": index, "text": notice, "logprobs": None, "finish_reason": "content_filter"}
-        for index in range(len(request.chat.messages))
+        for index in range(max(prompts, 1) * each_prompt)
     ]
