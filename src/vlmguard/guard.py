@@ -47,7 +47,7 @@ BESIDE = -1
 REMOVED = "[This message was removed.]"
 """What takes the place of an earlier turn that was blocked, so that one bad turn does not end the conversation."""
 _ORDER_READER = "order reader"
-_ARGUMENTS = ("/arguments", "/input")
+_ARGUMENTS = ("/arguments", "/input", "/code")
 """Ends of the places where a model's turn holds what it asked of a tool, which other words would break."""
 _GRAVITY = (Outcome.FORWARD, Outcome.UNGUARDED, Outcome.DEGRADED, Outcome.REWRITE, Outcome.BLOCK)
 

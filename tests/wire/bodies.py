@@ -137,7 +137,7 @@ openai_responses = objects(
     instructions=st.one_of(st.none(), texts),
     previous_response_id=texts,
     prompt=objects(
-        {"id": texts}, variables=st.dictionaries(st.text(max_size=4), st.one_of(texts, openai_parts), max_size=2)
+        {"id": texts}, variables=st.dictionaries(st.sampled_from("abc"), st.one_of(texts, openai_parts), max_size=2)
     ),
     **_envelope,
 )

@@ -14,6 +14,7 @@ from vlmguard.wire.pictures import REMOTE, refuse_unread_addresses
 
 MOST_TURNS = 2_000
 MOST_PARTS = 10_000
+_NO_NAME = "name"
 """What one request may hold: each turn is judged, and each part has a line in the receipt."""
 
 
@@ -148,7 +149,7 @@ def _changes(request: Request, after: tuple[Message, ...], shapes: Shapes) -> It
             elif part != before:
                 if not isinstance(part, Text) or not isinstance(before, Text) or part.path != before.path:
                     raise ValueError("of a turn's parts only texts may change")
-                yield Place("replace", part.path), part.text or shapes.nothing
+                yield Place("replace", part.path), part.text or _emptied(part.path, shapes)
         for extra in new.parts[len(old.parts) :]:
             if not isinstance(extra, Text):
                 raise ValueError("only text can be added to a turn")
@@ -156,6 +157,11 @@ def _changes(request: Request, after: tuple[Message, ...], shapes: Shapes) -> It
                 raise WireError(f"{old.parts[0].path if old.parts else 'a turn'} cannot be given words")
             listed = words.action in ("first", "after")
             yield words, shapes.part(extra.text) if listed else extra.text
+
+
+def _emptied(path: str, shapes: Shapes) -> str:
+    """An emptied string: upstreams take no empty name."""
+    return _NO_NAME if path.endswith("/name") else shapes.nothing
 
 
 def _opening(request: Request, text: str, shapes: Shapes) -> Iterator[Edit]:
