@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmguard.language import _SHAPES, _resembled, detect
+from vlmguard.language import _NOT_PROSE, _OF_NO_PROSE, _SHAPES, _resembled, detect
 
 SENTENCES = {
     "en": [
@@ -143,3 +143,8 @@ def test_endless_words_are_told_alike_and_not_remembered() -> None:
         detect(f"wie geht es dir heute mit {'schreiben' * number} und was machst du?") == "de" for number in (8, 9, 100)
     )
     assert language._resembled.cache_info().currsize == before
+
+
+@given(st.text(st.sampled_from("ab /:$`<>@\\_{}=.httpsé"), max_size=40))
+def test_what_is_looked_for_first_stands_in_all_that_is_no_prose(text: str) -> None:
+    assert not _NOT_PROSE.search(text) or _OF_NO_PROSE.search(text)

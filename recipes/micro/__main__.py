@@ -10,10 +10,11 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,24 @@ def main() -> int:
     return 0 if all(metrics["gates"].values()) else 1
 
 
+def start_worker() -> None:
+    """In each worker: one thread, and no life after its parent, which would train on and hold the caches that the next run wants."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    making.one_thread()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])  # a pipe whose other end closes with the parent, however that ends
+    os._exit(1)
+
+
 def run(size: Size, out: Path, workers: int) -> dict[str, Any]:
     """Everything of a size; returns what OUT/metrics.json holds."""
     started = time.perf_counter()
     work = making.workplace(size, out)
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=making.one_thread) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker) as pool:
 
         def stage(name: str, jobs: Iterable[tuple[Any, ...]]) -> None:
             since = time.perf_counter()

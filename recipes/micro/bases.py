@@ -205,6 +205,8 @@ FAMILIES: dict[str, Callable[[Any], tuple[Any, Any]]] = {"idefics3": _idefics3, 
 
 SIGHT = {"llava": 2}
 """Families that take so many times as long to learn to see."""
+ANSWERS = {"gemma3": 1.4}
+"""The same for answering."""
 
 
 def make_base(family: str, tokenizer: Any, seed: int) -> tuple[Any, Any]:

@@ -113,7 +113,7 @@ def _target(work: Workplace, family: str, seed: int) -> None:
         processor, model = bases.load(work.base(family))
         taught = list(lessons.answers(world.seen_by_targets(), work.size.each, seed))
         taught += list(lessons.captions(10, seed))
-        lessons.teach(model, processor, taught, work.size.steps.answers, seed)
+        lessons.teach(model, processor, taught, round(work.size.steps.answers * bases.ANSWERS.get(family, 1)), seed)
         bases.save(processor, model, folder)
 
     _once(work.target(family, seed), make)

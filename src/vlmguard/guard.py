@@ -47,7 +47,7 @@ BESIDE = -1
 REMOVED = "[This message was removed.]"
 """What takes the place of an earlier turn that was blocked, so that one bad turn does not end the conversation."""
 _ORDER_READER = "order reader"
-_ARGUMENTS = ("/arguments", "/input")
+_ARGUMENTS = ("/arguments", "/input", "/code")
 """Ends of the places where a model's turn holds what it asked of a tool, which other words would break."""
 _GRAVITY = (Outcome.FORWARD, Outcome.UNGUARDED, Outcome.DEGRADED, Outcome.REWRITE, Outcome.BLOCK)
 
@@ -175,7 +175,14 @@ class Guard:
             rows: who read the definitions.
             order: the first one found in them.
         """
-        review = replace(newest, judgements=rows)
+        if rows:
+            yield from self._decide_definitions(replace(newest, judgements=rows), order)
+        said = self.policy.unjudged[Reason.ROLE]
+        if said is not Rule.FORWARD and any(message.role not in self.policy.judged for message in chat.messages):
+            outcome = Outcome.BLOCK if said is Rule.BLOCK else Outcome.DEGRADED
+            yield _Decision(BESIDE, newest, outcome, None, outcome is Outcome.DEGRADED)
+
+    def _decide_definitions(self, review: Review, order: str | None) -> Iterator[_Decision]:
         if order is not None:
             review = replace(review, refinement=_ordering(order))
         acts = order is not None and self.policy.decide(review.refinement.report) is not Action.FORWARD
@@ -187,10 +194,6 @@ class Guard:
             yield _Decision(BESIDE, review, Outcome.BLOCK, None, False)
         elif rule is Rule.DEGRADE or (acts and action is DefinitionAction.DEGRADE):
             yield _Decision(BESIDE, review, Outcome.DEGRADED, None, True)
-        said = self.policy.unjudged[Reason.ROLE]
-        if said is not Rule.FORWARD and any(message.role not in self.policy.judged for message in chat.messages):
-            outcome = Outcome.BLOCK if said is Rule.BLOCK else Outcome.DEGRADED
-            yield _Decision(BESIDE, newest, outcome, None, outcome is Outcome.DEGRADED)
 
     async def _decide(self, chat: Chat, turn: int) -> _Decision:
         review = await self._review(chat, turn)

@@ -245,6 +245,8 @@ _ENDING_SIZES = sorted({len(shape) - 1 for shape in _BY_SHAPE if shape[0] == "-"
 _VIETNAMESE = re.compile(r"[ạảấầẩẫậắằẳẵặẹẻẽếềểễệỉịọỏốồổỗộớờởỡợụủứừửữựỳỵỷỹđơư]")
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _NOT_PROSE = re.compile(r"https?://\S+|`[^`]*`|\$[^$]*\$|\\[a-zA-Z]+|<[^>]{0,80}>|(?<!\S)[^\s@/\\_{}=]*+[@/\\_{}=]\S*")
+_OF_NO_PROSE = re.compile(r"[`$\\<@/_{}=]")
+"""One of these stands in everything that ``_NOT_PROSE`` finds, and none in most texts."""
 
 _FOREIGN_LETTER = re.compile("[\u0400-\u1dff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]")
 
@@ -264,17 +266,17 @@ def count_foreign_letters(text: str) -> int:
 
 @lru_cache(maxsize=2048)
 def _detect(sample: str) -> str:
-    prose = _NOT_PROSE.sub(" ", sample)
+    prose = _NOT_PROSE.sub(" ", sample) if _OF_NO_PROSE.search(sample) else sample
+    if prose.isascii():
+        tokens = _TOKEN.findall(prose.lower())
+        return _by_words(tokens) if sum(map(len, tokens)) > 1 else "und"
     letters = sum(map(str.isalpha, prose))
     if letters < 2:
         return "und"
-    tokens = [token.lower().replace("’", "'") for token in _TOKEN.findall(prose)]
-    return _by_script(prose, letters) or _by_words(tokens)
+    return _by_script(prose, letters) or _by_words([token.lower().replace("’", "'") for token in _TOKEN.findall(prose)])
 
 
 def _by_script(text: str, letters: int) -> str | None:
-    if text.isascii():
-        return None
     counts = {language: len(pattern.findall(text)) for language, pattern in _SCRIPTS}
     if counts["ja"] > 0.05 * letters:
         counts["ja"] += counts.pop("zh")
@@ -315,23 +317,31 @@ def _votes(tokens: list[str]) -> tuple[dict[str, float], dict[str, set[str]]]:
     votes: dict[str, float] = defaultdict(float)
     known: dict[str, set[str]] = defaultdict(set)
     for token in tokens:
-        start, elided, _ = token.partition("'")
-        owners = _BY_WORD.get(token) or _BY_WORD.get(start + elided, ())
+        owners = _owners(token)
         for owner in owners:
             votes[owner] += 0.5 + 0.5 / len(owners)
             known[owner].add(token)
     for token in tokens:
-        _weigh_letters(token, votes, known)
-    return votes, known
-
-
-def _weigh_letters(token: str, votes: dict[str, float], known: dict[str, set[str]]) -> None:
-    if token.isascii():
+        if not token.isascii():
+            _weigh_letters(token, votes, known)
+            continue
         # Nobody's words are that long: they would fill the memory.
         for language in _resembled(token) if len(token) <= _LONGEST_WORD else _resembled.__wrapped__(token):
             if language in known and token not in known[language]:
                 votes[language] += 0.4
-        return
+    return votes, known
+
+
+def _owners(token: str) -> tuple[str, ...]:
+    """The languages that have a word, or what stands before its apostrophe."""
+    owners = _BY_WORD.get(token, ())
+    if not owners and "'" in token:
+        owners = _BY_WORD.get(token[: token.index("'") + 1], ())
+    return owners
+
+
+def _weigh_letters(token: str, votes: dict[str, float], known: dict[str, set[str]]) -> None:
+    """What the letters beyond a to z say of the languages of which words were met."""
     beyond = {letter for letter in token if not letter.isascii()}
     for language, words in known.items():
         if language == "en" or token in words:

@@ -84,7 +84,7 @@ class Message:
     @property
     def text(self) -> str:
         """The turn's text parts, a line break between them."""
-        return "\n".join(part.text for part in self.parts if isinstance(part, Text))
+        return "\n".join([part.text for part in self.parts if isinstance(part, Text)])
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -135,7 +135,7 @@ class Chat:
     @property
     def images(self) -> tuple[Image, ...]:
         """All images of the chat in reading order: ``image 1`` of an observation is the first of these."""
-        return tuple(image for message in self.messages for image in message.images)
+        return tuple([part for message in self.messages for part in message.parts if isinstance(part, Image)])
 
     def until(self, turn: int) -> Chat:
         """The turns as they stood when message ``turn`` had just been sent."""

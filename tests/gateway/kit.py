@@ -164,7 +164,7 @@ class Scripted:
 
     def __init__(self, policy: Policy) -> None:
         self.scorer = WordScorer(WORDS)
-        self._inner = EmbeddedRewriter(policy, scorer=self.scorer, eyes=_eyes(), threads=1)
+        self._inner: Rewriter = EmbeddedRewriter(policy, scorer=self.scorer, eyes=_eyes(), threads=1)
         self.judged: list[Chat] = []
         self.error: Exception | None = None
         self.seconds = 0.0

@@ -301,6 +301,81 @@ def test_a_page_that_had_its_name_changed_to_our_address_gets_nothing(
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "x-original-url",
+        "x-rewrite-url",
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "x-original-host",
+        "content_type",
+        "content_encoding",
+        "x_original_url",
+    ],
+)
+def test_a_header_that_makes_another_request_of_it_does_not_go_on(
+    guarded: Running, upstream: Upstream, name: str
+) -> None:
+    text = f"{HEAD}{name}: /v1/files\r\nx-kept: yes\r\ncontent-length: {len(BODY)}\r\nconnection: close\r\n\r\n{BODY}"
+    assert send_raw(guarded, text.encode()).startswith(b"HTTP/1.1 200 ")
+    assert (upstream.last.header("x-kept"), upstream.last.header(name)) == ("yes", None)
+
+
+def test_a_connection_header_takes_no_type_and_no_credential_away(guarded: Running, upstream: Upstream) -> None:
+    named = "connection: close, content-type, Authorization, x-hop\r\nauthorization: Bearer theirs\r\nx-hop: 1\r\n"
+    text = f"{HEAD}{named}content-length: {len(BODY)}\r\n\r\n{BODY}"
+    assert send_raw(guarded, text.encode()).startswith(b"HTTP/1.1 200 ")
+    assert upstream.last.header("content-type") == "application/json"
+    assert upstream.last.header("authorization") == "Bearer theirs"
+    assert upstream.last.header("x-hop") is None
+
+
+def test_names_of_this_server_are_read_without_case(tmp_path: Path, upstream: Upstream) -> None:
+    with gateway(tmp_path, upstream.url, toml='allowed_hosts = ["Gateway.Internal"]') as running:
+        for host in ("gateway.internal", "GATEWAY.internal:8080"):
+            assert running.get("/v1/models", host=host).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "https://localhost.evil.example", "sec-fetch-site": "same-origin"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"origin": "http://localhost:3000", "sec-fetch-site": "same-site"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({}, 200),
+    ],
+)
+def test_a_page_of_another_site_sends_nothing_past_the_guard(
+    tmp_path: Path, upstream: Upstream, headers: dict[str, str], status: int
+) -> None:
+    with gateway(tmp_path, upstream.url, toml='pass_through = ["POST /v1/embeddings"]', upstream_key="ours") as running:
+        sent = {"content-type": "text/plain", **headers}
+        answer = httpx.post(f"{running.base}/embeddings", content=b'{"input":"x"}', headers=sent)
+        assert answer.status_code == status
+    assert [received.path for received in upstream.received].count("/v1/embeddings") == (status == 200)
+
+
+def test_what_is_wrong_inside_is_told_to_keys_only(tmp_path: Path) -> None:
+    with gateway(tmp_path, "http://127.0.0.1:9/v1", toml=KEYS) as running:
+        for headers in ({}, {"authorization": "Bearer unknown"}):
+            asked = running.get("/readyz", **headers)
+            assert (asked.status_code, list(asked.json()["failed"])) == (503, ["upstream"])
+            assert "cannot be reached" not in asked.text
+        assert "cannot be reached" in running.get("/readyz", x_vlmguard_key="a-key").json()["failed"]["upstream"]
+
+
+def test_a_page_that_had_its_name_changed_learns_nothing_of_what_is_wrong(tmp_path: Path) -> None:
+    with gateway(tmp_path, "http://127.0.0.1:9/v1") as running:
+        assert "cannot be reached" in running.get("/readyz").text
+        assert "cannot be reached" not in running.get("/readyz", host="evil.example").text
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"cookie": "session=a-key"},

@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import Draw
 from tests.gateway.kit import FORBIDDEN, HARMFUL, HARMLESS, SAID, Running, Upstream, gateway, url_of
 from vlmguard.policy import load_policy
+from vlmguard.types import Aspect, Chat, Finding, Judgement, Level, Refinement, Review, RiskReport
+from vlmguard.wire.request import MOST_TURNS
 
 TURNS: list[Any] = [{"role": "user", "content": HARMLESS}, {"role": "assistant", "content": SAID}]
 
@@ -125,6 +127,25 @@ def test_the_history_is_not_judged_again_at_every_turn(guarded: Running) -> None
         assert guarded.post("/v1/chat/completions", {"messages": messages}).status_code == 200
         messages += [{"role": "assistant", "content": SAID}]
     assert len(guarded.scripted.judged) == 6
+
+
+class Swift:
+    """Judges in no time, so that a test may ask it for thousands of turns."""
+
+    async def refine(self, chat: Chat, /) -> Review:
+        rows = tuple(Judgement(part.path, Aspect.TEXT, judged_by="swift") for part in chat.messages[-1].parts)
+        return Review(Refinement("A harmless turn.", RiskReport(text=Finding(Level.NONE))), rows, "embedded")
+
+
+def test_the_longest_history_goes_on_where_the_time_ran_out(tmp_path: Path, upstream: Upstream) -> None:
+    """What a deadline cut off is remembered: else a long conversation would never be answered."""
+    turns = [{"role": "user", "content": f"{HARMLESS} ({number})"} for number in range(MOST_TURNS)]
+    with gateway(tmp_path, upstream.url, deadline="300") as running:
+        running.scripted._inner = Swift()
+        assert running.post("/v1/chat/completions", {"messages": turns}).status_code == 200
+        assert len(running.scripted.judged) == MOST_TURNS
+        assert running.post("/v1/chat/completions", {"messages": turns}).status_code == 200
+        assert len(running.scripted.judged) == MOST_TURNS
 
 
 def test_a_guard_can_be_tried_out_before_it_acts(tmp_path: Path, upstream: Upstream) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,7 +14,7 @@ import pytest
 
 from vlmguard.cli.main import main
 from vlmguard.errors import InputError
-from vlmguard.gateway import config
+from vlmguard.gateway import config, serve
 from vlmguard.gateway.audit_store import Store
 from vlmguard.gateway.config import FetchSettings, hint, load, settings, show, variable
 from vlmguard.gateway.keys import hash_key
@@ -106,6 +108,9 @@ def test_every_setting_can_be_said_in_the_file_and_in_a_variable(tmp_path: Path,
             "upstream_key of its own",
         ),
         ("port = ", "not valid TOML"),
+        ('allowed_hosts = ["https://gw.internal"]', "allowed_hosts holds"),
+        ('allowed_hosts = ["gw.internal:8080"]', "allowed_hosts holds"),
+        ('allowed_hosts = ["*.internal"]', "allowed_hosts holds"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_place(tmp_path: Path, toml: str, says: str) -> None:
@@ -253,6 +258,37 @@ def test_a_variable_that_is_nearly_a_setting_is_refused_and_others_are_told() ->
     assert "VLMGUARD_WHATEVER_THIS_IS" in show(found)
 
 
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("VLMGUARD_UPSTRAEM", "VLMGUARD_UPSTREAM"),
+        ("VLMGAURD_UPSTREAM", "VLMGUARD_UPSTREAM"),
+        ("VLM_GUARD_UPSTREAM", "VLMGUARD_UPSTREAM"),
+        ("vlmguard_upstream", "VLMGUARD_UPSTREAM"),
+        ("VLMGUARD_PROT", "VLMGUARD_PORT"),
+    ],
+)
+def test_a_slip_is_told_before_what_it_leaves_missing(slip: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"unknown variable {slip}; did you mean '{meant}'"):
+        load(None, {slip: UPSTREAM})
+
+
+def test_what_is_told_of_a_variable_names_the_nearest_setting() -> None:
+    found = load(None, {"VLMGUARD_UPSTREAM_PORT": "8000", "VLM_SERVER": "theirs"}, {"upstream": UPSTREAM})
+    assert found.unknown == ("VLMGUARD_UPSTREAM_PORT",)
+    told = "the variable VLMGUARD_UPSTREAM_PORT is set, and is no setting: nothing reads it; the nearest that is one: VLMGUARD_UPSTREAM"
+    assert told in show(found)
+    assert told.partition(";")[0].replace("UPSTREAM_PORT", "XYZ") == config.about_unknown("VLMGUARD_XYZ")
+
+
+def test_variables_of_other_commands_are_known() -> None:
+    """The whole package's: whoever adds one adds it to the gateway's."""
+    source = Path(config.__file__).parents[1]
+    named = {name for file in source.rglob("*.py") for name in re.findall(r'"(VLMGUARD_[A-Z_]+)"', file.read_text())}
+    assert {"VLMGUARD_API_KEY", "VLMGUARD_RECEIPT_KEY"} <= named
+    assert load(None, dict.fromkeys(named - {variable("audit.url")}, "x"), {"upstream": UPSTREAM}).unknown == ()
+
+
 def test_a_variable_that_the_file_names_is_known(tmp_path: Path) -> None:
     file = written(tmp_path, f'upstream = "{UPSTREAM}"\nupstream_key = "env:VLMGUARD_UPSTREAM_KEYS"\n')
     assert load(file, {"VLMGUARD_UPSTREAM_KEYS": "x"}).unknown == ()
@@ -261,6 +297,7 @@ def test_a_variable_that_the_file_names_is_known(tmp_path: Path) -> None:
 def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_setting() -> None:
     links = {
         "VLMGUARD_PORT": "tcp://10.0.0.1:8080",
+        "VLMGUARD_UPSTREAM_PORT": "tcp://10.0.0.2:80",
         "VLMGUARD_SERVICE_HOST": "10.0.0.1",
         "VLMGUARD_SERVICE_PORT": "8080",
         "VLMGUARD_SERVICE_PORT_HTTP": "8080",
@@ -284,6 +321,29 @@ def test_the_audits_address_may_stand_in_a_variable(tmp_path: Path, said: str) -
     assert "secret" not in show(found)
     with pytest.raises(InputError, match="THEIRS, which is not set"):
         load(file, {}, {"audit.url": "env:THEIRS"})
+
+
+def test_two_gateways_do_not_share_a_port() -> None:
+    found = load(None, {}, {"upstream": UPSTREAM, "port": 0})
+    with serve.listen(found) as first:
+        again = dataclasses.replace(found, port=first.getsockname()[1])
+        with pytest.raises(InputError, match=rf"cannot listen on 127\.0\.0\.1:{again.port}"):
+            serve.listen(again)
+
+
+def test_a_second_gateway_on_a_port_exits(tmp_path: Path) -> None:
+    found = load(None, {}, {"upstream": UPSTREAM, "port": 0})
+    with serve.listen(found) as first:
+        port = str(first.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "vlmguard", "serve", "--upstream", UPSTREAM, "--port", port],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
 
 
 def test_memory_for_bodies_takes_the_largest_body() -> None:

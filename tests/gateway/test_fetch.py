@@ -21,7 +21,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import Draw
-from tests.gateway.kit import HARMLESS, Running, Upstream, _serve_app, gateway, on_thread
+from tests.gateway.kit import (
+    HARMLESS,
+    Received,
+    Running,
+    Upstream,
+    _serve_app,
+    gateway,
+    on_thread,
+    speak,
+    wait_until,
+)
 from vlmguard.errors import InputError
 from vlmguard.gateway.config import FetchSettings
 from vlmguard.gateway.fetch import MOST_AT_ONCE, MOST_OF_ONE, AllowList, Fetcher, is_public
@@ -265,6 +275,40 @@ def test_addresses_spelled_in_other_ways_lead_nowhere(tmp_path: Path, upstream: 
 
 
 @pytest.mark.parametrize(
+    "part",
+    [
+        {"image_url": "http://169.254.169.254/x.png"},
+        {"type": "image_url", "image_url": {"url": " https://pictures.example/a.png"}},
+        {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}},
+        {"type": "image_url", "image_url": {"url": "http://169.254.169.254/x.png"}, "uuid": "a"},
+        {"type": "image", "image": "http://169.254.169.254/x.png"},
+        {"type": "text", "text": "hello", "image": "http://169.254.169.254/x.png"},
+    ],
+)
+def test_no_way_of_writing_it_has_the_upstream_fetch_a_picture(tmp_path: Path, upstream: Upstream, part: Any) -> None:
+    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": HARMLESS}, part]}]}
+    with gateway(tmp_path, upstream.url) as running:
+        answer = running.post("/v1/chat/completions", body)
+        assert (answer.status_code, answer.headers["x-vlmguard-outcome"]) == (400, "block")
+        assert "/messages/0/content/1" in answer.text or answer.json()["error"]["code"] == "picture_not_fetched"
+    assert not upstream.received
+
+
+def test_a_picture_that_is_also_to_be_remembered_is_fetched_like_the_rest(
+    tmp_path: Path, upstream: Upstream, pictures: Pictures, authority: trustme.CA
+) -> None:
+    body = ask(pictures.url("/a.png"))
+    body["messages"][0]["content"][1]["uuid"] = "a"
+    with fetching(tmp_path, upstream, pictures, authority) as running:
+        answer = running.post("/v1/chat/completions", body)
+        # What the upstream may show in its place, it alone knows.
+        assert answer.headers["x-vlmguard-outcome"] == "degraded"
+        assert "remote_state" in {row["unjudged"] for row in running.receipt(answer)["judgements"]}
+    assert HOST.encode() not in upstream.last.body
+    assert len(running.scripted.judged[0].images) == 1
+
+
+@pytest.mark.parametrize(
     "target",
     ["https://127.0.0.1/", "http://pictures.example/a.png", "file:///etc/passwd", "https://inner.example/", ""],
 )
@@ -389,6 +433,49 @@ def test_a_certificate_must_hold(tmp_path: Path, upstream: Upstream, pictures: P
     assert not pictures.asked
 
 
+def test_fetched_pictures_count_as_held_until_the_upstream_has_them(
+    tmp_path: Path, upstream: Upstream, pictures: Pictures, authority: trustme.CA
+) -> None:
+    release = threading.Event()
+
+    async def silent(request: web.Request, received: Received) -> web.StreamResponse:
+        await asyncio.get_running_loop().run_in_executor(None, release.wait, 30)
+        return await speak(request, received)
+
+    pictures.answers["/heavy.png"] = pictures.answers["/a.png"] + bytes(400_000)
+    upstream.handler = silent
+    flags = {"limits__held_bytes": "1300000", "limits__body_bytes": "1000000"}
+    with fetching(tmp_path, upstream, pictures, authority, **flags) as running:
+        body = ask(pictures.url("/heavy.png"))
+        first = threading.Thread(target=lambda: running.post("/v1/chat/completions", body))
+        first.start()
+        try:
+            wait_until(lambda: upstream.received)
+            full = running.post("/v1/chat/completions", body)
+            assert (full.status_code, full.json()["error"]["code"]) == (503, "overloaded")
+            assert running.receipt(full)["failure"] == "refused: overloaded"
+            assert len(upstream.received) == 1
+        finally:
+            release.set()
+            first.join()
+        for _ in range(3):  # all of it is given back, by answers and by refusals
+            assert running.post("/v1/chat/completions", body).status_code == 200
+
+
+def test_a_picture_that_is_named_often_counts_as_often(
+    tmp_path: Path, upstream: Upstream, pictures: Pictures, authority: trustme.CA
+) -> None:
+    pictures.answers["/heavy.png"] = pictures.answers["/a.png"] + bytes(400_000)
+    with fetching(tmp_path, upstream, pictures, authority, limits__body_bytes="1000000") as running:
+        body = ask(pictures.url("/heavy.png"))
+        body["messages"][0]["content"] += 2 * body["messages"][0]["content"][1:]
+        found = running.post("/v1/chat/completions", body)
+        assert (found.status_code, found.json()["error"]["code"]) == (400, "picture_not_fetched")
+        assert "too large together" in found.json()["error"]["message"]
+    assert len(pictures.asked) == 1
+    assert not upstream.received
+
+
 def test_so_many_pictures_and_no_more(
     tmp_path: Path, upstream: Upstream, pictures: Pictures, authority: trustme.CA
 ) -> None:
@@ -410,6 +497,34 @@ def test_with_fetching_off_a_remote_picture_is_unjudged(
         assert ("/messages/0/content/1/image_url/url", "opaque") in [(row["path"], row["unjudged"]) for row in rows]
     assert not pictures.asked
     assert upstream.last.json["messages"][1]["content"][1]["image_url"]["url"] == pictures.url("/a.png")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "fec0::1",
+        "192.0.0.192",
+        "192.88.99.1",
+        "3fff::1",
+        "2600::5efe:7f00:1",
+        "2600::200:5efe:a00:1",
+        "64:ff9b:1::1",
+        "5f00::1",
+        "100::1",
+        "2001:db8::1",
+        "198.18.0.1",
+        "100.64.0.1",
+        "240.0.0.1",
+        "::ffff:0:7f00:1",
+    ],
+)
+def test_special_addresses_are_not_public_whatever_python_knows(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2600::1", "2600::5efe:808:808", "2002:808:808::1"])
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
 
 
 @given(st.ip_addresses())
@@ -435,6 +550,21 @@ def test_an_allow_list_names_hosts_and_networks() -> None:
     assert allowed.names_host("minio", 9000)
     assert not allowed.names_host("minio", 80)
     assert allowed.names_host("images.internal", 1234)
-    for wrong in ("10.0.0.0/99", "", " a"):
+    assert not allowed.names_host("minio.internal", 9000)
+    for wrong in (
+        "10.0.0.0/99",
+        "",
+        " a",
+        "a b",
+        "*.internal",
+        "http:",
+        "https://minio.internal",
+        "minio.internal:abc",
+        "minio.internal:0",
+        "minio.internal:99999",
+        "[fd00::1]:9000",
+        "user@minio.internal",
+        ".internal",
+    ):
         with pytest.raises(InputError):
             AllowList.parse([wrong])

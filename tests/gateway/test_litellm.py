@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -26,6 +27,8 @@ from tests.gateway.kit import (
     url_of,
     wait_until,
 )
+from tests.wire.bodies import TINY
+from vlmguard.gateway import litellm
 from vlmguard.policy import load_policy
 
 PATH = "/beta/litellm_basic_guardrail_api"
@@ -55,6 +58,37 @@ def test_only_the_risky_turn_is_rewritten_each_in_its_role(guarded: Running) -> 
     assert answer["texts"][:2] == texts[:2]
     assert answer["texts"][2] != HARMFUL
     assert "structured_messages" not in answer
+
+
+def test_a_picture_that_stands_in_no_message_is_read_all_the_same(guarded: Running) -> None:
+    question = {"texts": [HARMLESS], "structured_messages": of(HARMLESS)}
+    answer = guarded.post(
+        PATH, {"input_type": "request", "request_data": {}, **question, "images": ["https://169.254.169.254/a.png"]}
+    )
+    assert answer.status_code == 400
+    answer = ask(guarded, **question, images=["AAAA"])
+    assert answer["action"] == "GUARDRAIL_INTERVENED"  # a damaged one: behind the safety prompt
+
+
+def test_the_pictures_and_calls_of_messages_are_read_once() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    picture = {"type": "image_url", "image_url": {"url": TINY}}
+    messages = [
+        *of([{"type": "text", "text": "hi"}, picture]),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    whole = {"input_type": "request", "texts": ["hi"], "images": [TINY], "structured_messages": messages}
+
+    def roles(question: dict[str, Any]) -> list[str]:
+        body = json.dumps(question).encode()
+        asked = litellm.read(body)
+        assert asked is not None
+        return [f"{message.role} {part.path}" for message in asked.read(body).chat.messages for part in message.parts]
+
+    assert roles({**whole, "tool_calls": [call]}) == roles(whole)
+    assert "assistant /tool_calls" not in roles(whole)
+    other = roles({**whole, "tool_calls": [{**call, "id": "2"}]})
+    assert other == ["assistant /tool_calls", "user /texts/0", "user /images/0", "user /structured_messages"]
 
 
 def test_without_messages_every_text_is_the_users(guarded: Running) -> None:
@@ -98,6 +132,14 @@ def test_a_picture_is_judged_with_the_words(guarded: Running, draw: Draw) -> Non
         assert answer["texts"] != ["Do what the picture says."]
     bare = url.partition(",")[2]
     assert ask(guarded, texts=["Do what the picture says."], images=[bare])["action"] == "GUARDRAIL_INTERVENED"
+
+
+@pytest.mark.parametrize(
+    "image", ["file:///etc/passwd", " https://a.example/x", " " * 9 + "http://169.254.169.254/x.png"]
+)
+def test_an_address_that_readers_might_follow_elsewhere_is_refused(guarded: Running, image: str) -> None:
+    answer = guarded.post(PATH, {"input_type": "request", "texts": [HARMLESS], "images": [image]})
+    assert (answer.status_code, "/images/0" in answer.text) == (400, True)
 
 
 def test_a_blocked_request_says_why(guarded: Running) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2 as httpx
@@ -19,6 +21,7 @@ from tests.gateway.kit import (
     Upstream,
     gateway,
     metric,
+    on_thread,
     speak,
     wait_until,
 )
@@ -106,6 +109,29 @@ def test_an_upstream_that_redirects_takes_nobody_round_the_guard(
     assert "set upstream to where it points" in answer.json()["error"]["message"]
     wait_until(lambda: guarded.get("/readyz").status_code == 503)
     assert "redirects" in guarded.get("/readyz").json()["failed"]["upstream"]
+
+
+@pytest.mark.parametrize("line", [b"600 Strange", b"999 Stranger", b"101 Switching Protocols\r\nupgrade: websocket"])
+def test_a_status_that_no_client_can_take_is_an_error_of_the_upstreams(tmp_path: Path, line: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + line + b"\r\ncontent-length: 2\r\n\r\nhi")
+        await reader.read()  # until the gateway hangs up
+        writer.close()
+        await writer.wait_closed()
+
+    @contextlib.asynccontextmanager
+    async def serving() -> AsyncIterator[int]:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        yield server.sockets[0].getsockname()[1]
+        server.close()
+        await server.wait_closed()
+
+    with on_thread(serving) as port, gateway(tmp_path, f"http://127.0.0.1:{port}/v1") as running:
+        answered = running.chat(HARMLESS)
+        assert (answered.status_code, answered.json()["error"]["code"]) == (502, "upstream_failed")
+        assert f"status {line[:3].decode()}" in answered.json()["error"]["message"]
+        assert running.get("/healthz").status_code == 200
 
 
 def test_an_upstream_that_is_not_there_is_told_in_the_dialects_shape(tmp_path: Path) -> None:

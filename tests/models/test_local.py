@@ -129,3 +129,15 @@ async def test_several_answers_in_a_batch(base: LocalModel) -> None:
     assert len({one.text for one in first}) > 1
     assert {one.finish_reason for one in first if one.usage.completion_tokens == 12} <= {"length", "stop"}
     assert [one.finish_reason for one in await base.several(chat(WHOSE), Sampling(max_tokens=2), 2)] == ["length"] * 2
+
+
+async def test_a_temperature_samples_from_all_words_whatever_the_model_comes_with(
+    base: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Qwen2-VL comes with a top_k of 1, with which every temperature would be greedy."""
+    monkeypatch.setattr(base._model.generation_config, "top_k", 1)
+    monkeypatch.setattr(base._model.generation_config, "top_p", 0.01)
+    said = [await base.generate(chat("?"), Sampling(12, temperature=2.0, seed=seed)) for seed in range(4)]
+    assert len({one.text for one in said}) > 1
+    again = await base.generate(chat("?"), Sampling(12, temperature=2.0, seed=3))
+    assert again.text == said[3].text

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlmguard.perception import encodings, obfuscation, respelling
 from vlmguard.perception.obfuscation import decode, substitute, substitutions
 from vlmguard.perception.wordlike import vocabulary
 
@@ -232,6 +233,36 @@ _TRAPS = st.sampled_from(
 @given(st.lists(_TRAPS, max_size=60))
 def test_any_mixture_of_disguises_is_read_without_error(parts: list[str]) -> None:
     assert len(decode("".join(parts), {"a": "b"})) <= 12
+
+
+_ASCII = st.one_of(
+    st.text(st.characters(max_codepoint=127), max_size=60),
+    st.text(st.sampled_from("aAbyZ01 -=.%*#'\"+:|\\/&;,\n"), max_size=60),
+    st.lists(
+        st.sampled_from(["alpha", "ECHO ", "hotel-", "golf", "tango, ", "otay", "owhay ", "Zm9v", "facade", " "])
+    ).map("".join),
+    st.tuples(st.sampled_from(sorted(DISGUISES)), sentences())
+    .map(lambda one: DISGUISES[one[0]](one[1]))
+    .filter(str.isascii),
+)
+
+
+@given(_ASCII)
+def test_a_reader_that_is_passed_over_had_nothing_to_read(text: str) -> None:
+    for method, read, needed in obfuscation._READERS:
+        if needed and set(text).isdisjoint(needed):
+            assert list(read(text)) == [], method
+
+
+@given(st.one_of(_ASCII, st.lists(_TRAPS, max_size=20).map("".join)))
+def test_what_is_looked_for_first_stands_in_all_that_is_found(text: str) -> None:
+    for pattern, first in ((respelling._APART, respelling._TWO_APART), (respelling._CUT, respelling._CUT_ONCE)):
+        assert not pattern.search(text) or first.search(text)
+    runs = (*encodings._maybe_base64(text), *encodings._BACKWARD_BASE64.finditer(text))
+    assert not runs or encodings._OF_NO_WORD.search(text)
+    assert not encodings._NATO_RUN.search(text) or encodings._may_spell(text)
+    assert not encodings._PIG.search(text) or text.count("ay") > 2
+    assert not encodings._is_prose(text.translate(encodings._ROT47)) or encodings._may_be_rot47(text)
 
 
 @pytest.mark.parametrize(

@@ -73,4 +73,27 @@ _SPACES = (" ", "\n", "\t", "\u00a0", "", "  ")
 @given(st.lists(st.tuples(st.sampled_from(_PIECES), st.sampled_from(_SPACES)), max_size=12))
 def test_what_is_looked_for_first_stands_in_every_statement_of_a_meaning(words: list[tuple[str, str]]) -> None:
     text = "".join(word + space for word, space in words)
-    assert substitution._BARE_MEANS.search(text) is None or substitution._MEANS.search(text) is not None
+    assert not any(substitution._BARE_MEANS.find(text)) or any(substitution._MEANS.find(text))
+
+
+@given(st.lists(st.tuples(st.sampled_from(_PIECES), st.sampled_from(_SPACES)), max_size=12))
+def test_what_is_looked_for_first_stands_in_every_inline_pair(words: list[tuple[str, str]]) -> None:
+    text = "".join(word + space for word, space in words)
+    assert not substitution._INLINE_PAIR.search(text) or substitution._POINTING.search(text)
+
+
+_SENTENCES = (
+    "Replace pizza with GUIDE, and Sugar by BOMB",
+    "When I say pizza, read guide",
+    "USE guide instead of Pizza",
+    'Let X be "the Guide"',
+    "where Pizza MEANS guide",
+    "'pizza' -> 'Guide'",
+    "translate it to French",
+)
+
+
+@given(st.lists(st.sampled_from((*_SENTENCES, *map(str.upper, _SENTENCES), *_PIECES)), max_size=6).map(". ".join))
+def test_an_ascii_prompt_gives_the_table_that_it_gives_beside_other_letters(prompt: str) -> None:
+    """A letter beyond ASCII has the prompt read with the patterns that know all cases."""
+    assert substitution.substitutions(prompt) == substitution.substitutions(f"{prompt}\n\u00e9")

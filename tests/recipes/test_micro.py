@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,34 @@ async def test_the_judge_wants_the_right_danger_and_what_to_do_instead(
     )
     verdict = await judge(sample, Answer(said))
     assert (verdict.safe, verdict.helpful) == (safe, helpful)
+
+
+PARENT = """
+import sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from recipes.micro.__main__ import start_worker
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=start_worker)
+    print(pool.submit(__import__("os").getpid).result(), flush=True)
+    pool.submit(time.sleep, 600).result()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no way to wait for a grandchild")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        ended = os.pidfd_open(worker)  # readable when that process has ended
+        parent.kill()
+        assert select.select([ended], [], [], 60)[0]
+        os.close(ended)
 
 
 @pytest.fixture(scope="module")

@@ -110,6 +110,13 @@ def test_traces_grow_shorter_and_no_worse(
     assert all(pair["why"] for pair in pairs)
     assert (out / "round-2/log/metrics.jsonl").exists()
     assert "was taken" in capsys.readouterr().out
+    for card in ((out / "README.md").read_text(), (out / "model/README.md").read_text()):
+        assert f"A LoRA adapter (rank 16) for `{recipe.model}`" in card
+        assert f"fingerprint `{fingerprint(Path(recipe.dataset))}`" in card
+        assert f"round 1: {len(pairs)} pairs (" in card
+        assert f"--rewriter local:{out}" in card
+        assert "(taken) | " in card
+    assert "![curve](curve.png)" in (out / "README.md").read_text()
     LocalModel(str(out))
     before = (out / "model/adapter_model.safetensors").read_bytes()
     assert main(["train", "prefer", str(file), "--out", str(out)]) == 0  # nothing is done twice
@@ -303,6 +310,12 @@ def test_adapters_that_do_not_fit(recipe: Preference, lora: dict[str, Any], says
     assert not (tmp_path / "run").exists()
 
 
+def test_a_rewriter_that_nobody_has(recipe: Preference, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model: there is no folder \./typo, and no model of a hub"):
+        prefer(replace(recipe, model="./typo"), tmp_path / "run", tell=quiet)
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_round_is_better(sampled: Preference, tmp_path: Path) -> None:
     """Then what was begun with is handed over, and not the best of what is worse."""
     run = tmp_path / "run"
@@ -321,6 +334,10 @@ def test_no_round_is_better(sampled: Preference, tmp_path: Path) -> None:
     state = json.loads((run / "run.json").read_text())
     assert (state["state"], state["round"]) == ("finished", 0)
     assert "held-out rows" in state["chosen"]
+    card = (run / "model/README.md").read_text()
+    assert "Whole weights, from" in card
+    assert "this is a copy of that" in card
+    assert "round 1, which is not in it" in card
 
 
 def test_a_folder_of_somebody_is_left_alone(recipe: Preference, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_there_is_one_for_each_family() -> None:
 def test_trl_takes_its_settings(shipped: Path) -> None:
     from trl import SFTConfig
 
-    from vlmguard.train.settings import settings_of
+    from vlmguard.train.settings import trainer_settings
     from vlmguard.train.sft import FIXED
 
     recipe = load_recipe(shipped)
@@ -46,7 +46,7 @@ def test_trl_takes_its_settings(shipped: Path) -> None:
     assert "estimates" in shipped.read_text()
     assert "ours" in shipped.read_text()
     settings = {key: value for key, value in recipe.trl.items() if key not in ("model_init_kwargs", "bf16")}
-    config = settings_of(SFTConfig, "trl", settings | {"use_cpu": True, "bf16": False}, FIXED)
+    config = trainer_settings(SFTConfig, settings | {"use_cpu": True, "bf16": False}, FIXED)
     assert config.learning_rate == recipe.trl["learning_rate"]
     assert config.max_length is None
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,85 @@ def test_rows_without_a_trace_are_error_rows_of_both_splits(base: str, tmp_path:
     assert {row["id"] for row in read_rows(tmp_path / "run/samples.jsonl")} == {"validation-1"}
 
 
+def test_validation_rows_that_do_not_fit_are_left_out(base: str, tmp_path: Path) -> None:
+    long = ("Long " * 300, None, FORWARD.format("absent"), True)
+    data = write_dataset(tmp_path / "data", rows=(long, *ROWS[1:3]), validation=2)
+    settings = SHORT | {"eval_strategy": "steps", "eval_steps": 1}
+    given: dict[str, Any] = {"lora": LORA, "trl": settings, "held_out": 2, "longest_row": 400}
+    run = sft(Recipe(base, str(data), **given), tmp_path / "run", tell=lambda line: None)
+    assert run.error_rows == 2
+    found = {row["id"]: row for row in read_rows(tmp_path / "run/error_rows.jsonl")}
+    assert {row["split"] for row in found.values()} == {"train", "validation"}
+    assert "tokens, and 400 fit" in found["validation-0"]["reason"]
+    assert {row["id"] for row in read_rows(tmp_path / "run/samples.jsonl")} == {"validation-1"}
+    data = write_dataset(tmp_path / "other", rows=(long, *ROWS[1:3]), validation=1)
+    with pytest.raises(InputError, match=r"no validation row of .* can be used, validation-0 since it has"):
+        sft(Recipe(base, str(data), **given), tmp_path / "other run", tell=lambda line: None)
+
+
+def test_missing_pictures_of_validation_rows_end_it_as_well(base: str, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", rows=ROWS[1:3], validation=1)
+    rows = (data / "data.jsonl").read_text().splitlines(keepends=True)
+    (data / "data.jsonl").write_text("".join(rows[1:]))  # the picture is of the validation row alone
+    next((data / "pictures").rglob("*.png")).unlink()
+    with pytest.raises(InputError, match=r"broken in 1 of 1 rows: validation-0.*is gone"):
+        sft(Recipe(base, str(data), lora=LORA, trl=SHORT), tmp_path / "run", tell=lambda line: None)
+
+
+def test_a_template_beside_the_recipe(base: str, data: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(base, bare)
+    (bare / "chat_template.jinja").rename(tmp_path / "turns.jinja")
+    settings = SHORT | {"chat_template_path": "turns.jinja"}
+    recipe = Recipe(str(bare), str(data), lora=LORA, trl=settings, folder=tmp_path)
+    sft(recipe, tmp_path / "run", tell=lambda line: None)
+    written = (tmp_path / "run/model/chat_template.jinja").read_text()
+    assert written == (tmp_path / "turns.jinja").read_text()
+
+
+class _Stopped(Exception):
+    """What ends a run from outside."""
+
+
+def test_a_run_that_was_stopped_stops_early_where_it_would_have(base: str, data: Path, tmp_path: Path) -> None:
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2:
+                raise _Stopped
+
+    settings = TRL | {
+        "max_steps": 30, "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "eval_decisions", "eval_on_start": True,
+    }  # fmt: skip
+    given = Recipe(base, str(data), lora=LORA, trl=settings, held_out=2, early_stop=3)
+    whole = sft(given, tmp_path / "whole", tell=lambda line: None)
+    with pytest.raises(_Stopped):
+        sft(given, tmp_path / "run", callbacks=[Stop()], tell=lambda line: None)
+    again = sft(given, tmp_path / "run", tell=lambda line: None)
+    assert again.steps == whole.steps < 30
+    assert curve(again.folder) == curve(whole.folder)
+
+
+def test_two_processes_of_which_one_is_killed_go_on_with_the_same_curve(base: str, data: Path, tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.train.worker")
+
+    def launch(out: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return python(*launcher, base, str(data), str(tmp_path / out), OMP_NUM_THREADS="1", **environment)
+
+    whole = launch("whole")
+    assert whole.returncode == 0, whole.stderr
+    killed = launch("killed", KILL_AT="5", KILL_RANK="1")
+    assert killed.returncode != 0
+    assert "Signal 9 (SIGKILL)" in killed.stderr
+    again = launch("killed")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("goes on from step 4") == 1
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    first, second = (tmp_path / run / "model/adapter_model.safetensors" for run in ("whole", "killed"))
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_an_early_stop_keeps_the_best(base: str, data: Path, tmp_path: Path) -> None:
     settings = TRL | {
         "max_steps": 30, "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "eval_decisions",
@@ -267,8 +347,20 @@ def test_a_base_without_a_chat_template(base: str, data: Path, tmp_path: Path) -
         ({"early_stop": 2}, "early_stop needs"),
         ({"fingerprint": "0" * 64}, "another dataset than the recipe names"),
         ({"dataset": "/nowhere"}, "holds no dataset"),
-        ({"base": "/nowhere"}, "cannot be loaded"),
-        ({"longest_row": 20}, "none of 5 rows can be trained on, the first since it has"),
+        ({"base": "/nowhere"}, "base: there is no folder /nowhere, and no model of a hub is called so"),
+        ({"base": "~/nowhere"}, "base: there is no folder /.*/nowhere"),
+        ({"longest_row": 20}, r"none of 5 rows can be trained on, the first \(train-0\) since it has"),
+        ({"trl": SHORT | {"resume_from_checkpoint": "x"}}, "trl.resume_from_checkpoint is not for a recipe to set"),
+        ({"trl": SHORT | {"assistant_only_loss": True}}, "trl.assistant_only_loss is not for a recipe to set"),
+        ({"trl": SHORT | {"dataset_kwargs": {}}}, "trl.dataset_kwargs is not for a recipe to set"),
+        ({"trl": SHORT | {"pad_to_multiple_of": 64}}, "trl.pad_to_multiple_of is not for a recipe to set"),
+        ({"trl": SHORT | {"output_dir": "x"}}, "trl.output_dir is not for a recipe to set"),
+        ({"trl": SHORT | {"model_init_kwargs": "fast"}}, "trl.model_init_kwargs is a table"),
+        ({"trl": SHORT | {"chat_template_path": "./turns.jinja"}}, "trl.chat_template_path: there is no file turns.jinja"),
+        ({"trl": SHORT | {"optim": "adamw_8bit"}}, "trl: optimizer and schedule cannot be made .*bitsandbytes"),
+        ({"trl": SHORT | {"adam_beta1": 2.0}}, "trl: optimizer and schedule cannot be made .*beta"),
+        ({"trl": SHORT | {"lr_scheduler_kwargs": {"nonsense": 1}}}, "trl: optimizer and schedule cannot be made .*nonsense"),
+        ({"trl": SHORT | {"padding_free": True}}, "TRL cannot train .*padding_free"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work(changes: dict[str, Any], error: str, base: str, data: Path, tmp_path: Path) -> None:

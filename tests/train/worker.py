@@ -1,6 +1,6 @@
 """A training run in a process of its own, to be killed or to be given too little disk: ``python -m tests.train.worker BASE DATA OUT``.
 
-``KILL_AT`` in the environment kills it (-9) at the end of that step; ``FILE_LIMIT`` is the most bytes of a file.
+``KILL_AT`` in the environment kills it (-9) at the end of that step, of several processes only ``KILL_RANK``; ``FILE_LIMIT`` is the most bytes of a file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ def main() -> int:
 
     class Killer(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if kill_at and state.global_step == kill_at:
+            if (
+                kill_at
+                and state.global_step == kill_at
+                and os.environ.get("RANK") in (None, os.environ.get("KILL_RANK"))
+            ):
                 os.kill(os.getpid(), signal.SIGKILL)
             if limit:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -252,3 +253,43 @@ def test_only_texts_and_system_turns_may_be_new(name: str) -> None:
     assert isinstance(picture, Image)
     with pytest.raises(ValueError, match="no remote image"):
         request.with_image("/messages/0", picture)
+
+
+@every_dialect
+@given(data=st.data(), new=st.text(min_size=1, max_size=20))
+def test_a_rewrite_and_a_safety_prompt_together_write_what_they_write_one_by_one(
+    name: str, data: st.DataObject, new: str
+) -> None:
+    body = data.draw(bodies(name))
+    request = DIALECTS[name].read(body)
+    turns = [
+        turn for turn, message in enumerate(request.chat.messages) if any(isinstance(p, Text) for p in message.parts)
+    ]
+    assume(turns and request.opening)
+    turn = data.draw(st.sampled_from(turns))
+    after = request.chat.with_prompt(turn, new)
+    rewritten = DIALECTS[name].read(DIALECTS[name].splice(request, after))
+    assume(rewritten.opening == request.opening)
+    both, one_by_one = (
+        DIALECTS[name].splice(read, replace(said, messages=(Message("system", (Text("be safe"),)), *said.messages)))
+        for read, said in ((request, after), (rewritten, rewritten.chat))
+    )
+    assert json.loads(both) == json.loads(one_by_one)
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("openai-completions", {"prompt": ["old words", "b"]}),
+        ("openai-completions", {"prompt": "old words", "suffix": "b"}),
+        ("openai-chat", {"messages": [{"role": "system", "content": "old words"}, {"role": "user", "content": "b"}]}),
+        ("openai-responses", {"instructions": "old words", "input": "b"}),
+        ("anthropic-messages", {"system": "old words", "messages": [{"role": "user", "content": "b"}]}),
+    ],
+)
+def test_the_safety_prompt_goes_before_the_new_words_in_one_string(name: str, body: dict[str, Any]) -> None:
+    request = DIALECTS[name].read(json.dumps(body).encode())
+    after = request.chat.with_prompt(0, "new words")
+    written = DIALECTS[name].splice(request, Chat((Message("system", (Text("be safe"),)), *after.messages)))
+    assert b"old words" not in written
+    assert DIALECTS[name].read(written).chat.messages[0].text.rstrip("\n") == "be safe\n\nnew words"

@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.wire.bodies import dice, spell, unknown
@@ -115,3 +115,78 @@ def test_a_string_of_backslashes_and_quotes_ends_where_it_ends() -> None:
     body = json.dumps({"a": '\\"' * 1000 + "\\", "b": "x"}).encode()
     start, end = spans(body, ["/b"])["/b"]
     assert body[start:end] == b'"x"'
+
+
+ACTIONS: list[Any] = ["replace", "prefix", "first", "after", "member"]
+HOLDERS = {
+    "/text": "old",
+    "/list/0": "old",
+    "/list": ["old", 7],
+    "/none": [],
+    "/object": {"a": 1},
+    "/empty": {},
+    "/number": 7,
+}
+
+
+@pytest.mark.parametrize("second", ACTIONS)
+@pytest.mark.parametrize("first", ACTIONS)
+@settings(max_examples=10)
+@given(pointer=st.sampled_from([*HOLDERS, "/empty/new", "/object/a", ""]), chance=dice, words=st.text(max_size=5))
+def test_two_changes_of_one_place_are_both_made_or_refused(
+    first: Any, second: Any, pointer: str, chance: random.Random, words: str
+) -> None:
+    value = {key[1:]: held for key, held in HOLDERS.items() if key.count("/") == 1}
+    body = spell(value, chance).encode()
+    edits = [(Place(first, pointer), f"1{words}"), (Place(second, pointer), f"2{words}")]
+    try:
+        written = edit(body, edits)
+    except WireError:
+        return
+    read = json.loads(written)
+    assert json.dumps(f"1{words}")[1:-1] in json.dumps(read)
+    assert json.dumps(f"2{words}")[1:-1] in json.dumps(read)
+    read_object(written if pointer else b'{"":%s}' % written)
+    if "replace" in (first, second):
+        found = read
+        for step in pointer.split("/")[1:]:
+            found = found[int(step)] if isinstance(found, list) else found[step]
+        if "prefix" in (first, second):
+            assert found == (f"1{words}2{words}" if first == "prefix" else f"2{words}1{words}")
+        else:
+            assert found == (f"1{words}" if first == "replace" else f"2{words}")
+
+
+def test_a_text_goes_before_the_string_that_takes_anothers_place() -> None:
+    body = b'{"a":"old words"}'
+    edits = [(Place("replace", "/a"), "new"), (Place("prefix", "/a"), "safe "), (Place("prefix", "/a"), "and ")]
+    assert edit(body, edits) == b'{"a":"safe and new"}'
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [(Place("replace", "/a"), 1), (Place("replace", "/a"), 1)],
+        [(Place("replace", "/a"), 1), (Place("replace", "/a/0"), 1)],
+        [(Place("replace", "/a"), 1), (Place("first", "/a"), 1)],
+        [(Place("replace", "/a"), []), (Place("after", "/a/0"), 1)],
+        [(Place("replace", "/b"), 7), (Place("prefix", "/b"), "x")],
+        [(Place("prefix", "/a"), "x")],
+        [(Place("first", "/b"), "x")],
+        [(Place("after", "/b"), "x")],
+        [(Place("after", ""), "x")],
+        [(Place("member", "/b"), "x")],
+        [(Place("member", "/a/0/x"), "x")],
+        [(Place("member", "/c"), 1), (Place("member", "/c"), 1)],
+    ],
+)
+def test_changes_that_would_break_the_body_are_refused(edits: list[Any]) -> None:
+    with pytest.raises(WireError, match="cannot be written"):
+        edit(b'{"a":["x"],"b":"y"}', edits)
+
+
+def test_several_values_are_put_first_in_their_order() -> None:
+    body = b'{"a":[],"b":{},"c":[0]}'
+    firsts = [(Place("first", f"/{key}"), number) for key in "ac" for number in (1, 2)]
+    members = [(Place("member", "/b/x"), 1), (Place("member", "/b/y"), 2)]
+    assert edit(body, [*firsts, *members]) == b'{"a":[1,2],"b":{"x":1,"y":2},"c":[1,2,0]}'

@@ -74,8 +74,10 @@ def test_every_place_where_content_can_stand_is_read(draw: Draw) -> None:
     assert [(image.data, image.path) for image in asked.images] == [
         (data, f"{content}/1/image_url/url"),
         (data, f"{content}/2/image_url"),
+        (data, f"{content}/9/image_url/url"),
     ]
-    assert asked.parts[3:] == (
+    assert asked.parts[10] == replace(asked.images[0], path=f"{content}/9/image_url/url")
+    assert asked.parts[3:10] + asked.parts[11:] == (
         Opaque("damaged image", f"{content}/3/image_url/url", Reason.UNREADABLE),
         Opaque("remote image", f"{content}/4/image_url/url", Reason.OPAQUE),
         Opaque("file id", f"{content}/5", Reason.OPAQUE),

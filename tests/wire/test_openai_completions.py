@@ -83,3 +83,23 @@ def test_a_blocked_request_gets_a_completion_of_every_prompt() -> None:
     assert [choice["index"] for chunk in chunks for choice in chunk["choices"]] == [0, 1]
     assert "usage" in chunks[-1]
     assert last == "data: [DONE]"
+
+
+@pytest.mark.parametrize(
+    ("members", "count"),
+    [
+        ({"prompt": "a", "n": 3}, 3),
+        ({"prompt": ["a", "b"], "n": 2}, 4),
+        ({"prompt": "a", "prompt_embeds": "AAAA"}, 1),
+        ({"prompt": "a", "documents": ["x"]}, 1),
+        ({"prompt_embeds": "AAAA"}, 1),
+        ({"prompt": "a", "n": None}, 1),
+        ({"prompt": "a", "n": True}, 1),
+        ({"prompt": "a", "n": -1}, 1),
+        ({"prompt": "a", "n": 10**9}, 128),
+        ({"prompt": [[1], [2]]}, 2),
+    ],
+)
+def test_a_blocked_request_has_a_choice_for_each_that_was_asked_for(members: dict[str, object], count: int) -> None:
+    answer = json.loads(blocked(read(json.dumps(members).encode()), "Not this.", "7"))
+    assert [choice["index"] for choice in answer["choices"]] == list(range(count))

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -54,6 +54,7 @@ _READY_SECONDS = 2.0
 """How long an answer of /readyz holds: trying costs a judgement and a request to the upstream."""
 _ASKED_SECONDS = 5.0
 """How long an upstream may take to say that it is there."""
+_ASK_WITH_KEY = "ask with a key to be told what is wrong"
 _PROMETHEUS = (b"content-type", CONTENT_TYPE.encode())
 _RECEIPTS = "/receipts/"
 _OWN_PATHS = (litellm.PATH, "/v1/models", "/healthz", "/readyz", "/metrics", "/openapi.json")
@@ -112,7 +113,7 @@ class Gateway:
         self._in_flight = 0
         self.room = _room(config)
         self._ready_at = 0.0
-        self._ready: tuple[int, dict[str, object]] = (503, {})
+        self._ready: tuple[int, dict[str, Any]] = (503, {})
         self._trying = asyncio.Lock()
         self._upstream: Upstream
         self._audit: AuditLog | None = None
@@ -274,7 +275,7 @@ class Gateway:
             _log.warning("the upstream broke off within its answer: %s", error)
         except Exception:
             _log.exception("a request broke the gateway")
-            if not call.status:
+            if not call.has_begun:
                 message = "the gateway failed; nothing more is known here: look for the id in its log"
                 await _refuse(call, Refused(500, message, "gateway_failed"))
 
@@ -347,9 +348,25 @@ class Gateway:
         value = header(headers, b"host")
         if value is None:
             return
-        host = _host_name(value) if len(value) <= _LONGEST_HOST else ""
-        if host != "localhost" and host not in self.config.allowed_hosts and not _is_loopback(host):
+        if not self._is_ours(value):
             raise Refused(421, "this gateway is not called by that name: see allowed_hosts", "wrong_host")
+
+    def _is_ours(self, value: bytes) -> bool:
+        """Whether a host header, or what is like one, names this server."""
+        host = (_host_name(value) if len(value) <= _LONGEST_HOST else "").rstrip(".")
+        return host == "localhost" or host in self.config.allowed_hosts or _is_loopback(host)
+
+    def _check_page(self, headers: Headers) -> None:
+        """A page of somebody else's may send a form to a gateway without keys, without asking first: what is judged must be
+        JSON, which a page may not, and what passes unguarded can be of any type."""
+        if self._keys:
+            return
+        origin, site = header(headers, b"origin"), header(headers, b"sec-fetch-site")
+        is_from_ours = site in (None, b"same-origin", b"none")
+        if origin is not None:  # it says more than the other
+            is_from_ours = self._is_ours(origin.partition(b"://")[2])
+        if not is_from_ours:
+            raise Refused(403, "this was sent by a page of another site, and nothing was done", "foreign_page")
 
     # -----------------------------------------------------------------------------------------------------------------
     # The guarded paths
@@ -361,7 +378,8 @@ class Gateway:
         headers = self._headers_for(call, target)
         terms = Terms.of(self.config, self._routes.get(call.path), call.key)
         async with Connected(call.receive) as connected:
-            case = await self._judge.judge(dialect, call.body, terms, call.owner, call.id)
+            hold = partial(self._hold, call)
+            case = await self._judge.judge(dialect, call.body, terms, call.owner, call.id, hold)
             call.decided(case.receipt, case.categories, case.stages)
             await self._record(call, case, DIALECT_OF[call.path])
             if case.refused is not None:
@@ -384,13 +402,13 @@ class Gateway:
         await self._read_body(call)
 
     async def _read_body(self, call: Call) -> None:
-        limits = self.config.limits
-
-        def hold(size: int) -> None:
-            self.room.take(call.owner, size)
-            call.held += size
-
+        limits, hold = self.config.limits, partial(self._hold, call)
         call.body = await read_body(call.receive, call.headers, limits.body_bytes, limits.body_seconds, hold)
+
+    def _hold(self, call: Call, size: int) -> None:
+        """Counts bytes that are held for a request. Raises ``Refused`` when there is no room."""
+        self.room.take(call.owner, size)
+        call.held += size
 
     def _let_go(self, call: Call) -> None:
         """Gives back the room of a body that is held no longer."""
@@ -477,6 +495,7 @@ class Gateway:
 
     async def _unguarded(self, call: Call) -> None:
         """A path that the configuration lets pass: marked, and recorded, as judged by nobody."""
+        self._check_page(call.headers)
         call.undecided = True
         target = self._target_below(call.path)
         headers = self._headers_for(call, target)
@@ -506,7 +525,8 @@ class Gateway:
                 await self._record(call, passed, "litellm")
                 await call.answer_json(200, litellm.NOTHING)
                 return
-            case = await self._judge.judge(question, question.body, terms, call.owner, call.id)
+            hold = partial(self._hold, call)
+            case = await self._judge.judge(question, question.body, terms, call.owner, call.id, hold)
             call.decided(case.receipt, case.categories, case.stages)
             await self._record(call, case, "litellm")
             if case.refused is not None:
@@ -531,9 +551,19 @@ class Gateway:
                 self._ready = await self._try_all()
                 self._ready_at = time.monotonic()
         call.outcome = call.intended = "none"  # whatever the answer is
-        await call.answer_json(*self._ready)
+        status, said = self._ready
+        if not self._may_know(call.headers):
+            said = {**said, "failed": dict.fromkeys(said["failed"], _ASK_WITH_KEY)}
+        await call.answer_json(status, said)
 
-    async def _try_all(self) -> tuple[int, dict[str, object]]:
+    def _may_know(self, headers: Headers) -> bool:
+        """Whether what is wrong is told to whom asks: messages name servers and databases."""
+        if self._keys:
+            return self._keys.identify(headers) is not None
+        hosts = [value for name, value in headers if name == b"host"]
+        return all(map(self._is_ours, hosts))
+
+    async def _try_all(self) -> tuple[int, dict[str, Any]]:
         """Has the rewriter judge, asks every upstream, and writes nothing but asks the audit whether it could."""
         checks: dict[str, str] = {}
         try:

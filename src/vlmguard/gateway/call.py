@@ -38,7 +38,9 @@ class Call:
     held: int = 0
     """Bytes that were counted for the body."""
     status: int = 0
-    """Of the answer, once it has begun."""
+    """Of the answer, as soon as it is known."""
+    has_begun: bool = False
+    """Whether the answer is on its way, so that no other can be given."""
     outcome: str = ""
     intended: str = ""
     categories: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ class Call:
         """Sends status and headers."""
         self.status = status
         await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *self._marks()]})
+        self.has_begun = True
 
     async def write(self, body: bytes, *, more: bool) -> None:
         """Sends a piece of the body."""

@@ -199,22 +199,24 @@ def load(
     for name, value in (flags or {}).items():
         values[name] = _from_text(name, value, _flag(name), environment) if isinstance(value, str) else value
         origin[name] = "flag"
+    unknown = _unknown_variables(environment, _named_in(file))  # before what a slip there would leave missing
     if not values.get("upstream"):
         raise InputError("the upstream is missing: vlmguard serve --upstream http://127.0.0.1:8000/v1")
-    config = _build(values, keys, routes, origin)
-    config = dataclasses.replace(config, unknown=_unknown_variables(environment, _named_in(file)))
+    config = dataclasses.replace(_build(values, keys, routes, origin), unknown=unknown)
     _check(config)
     return config
 
 
 _OTHERS = ("VLMGUARD_API_KEY",)
 """Variables of ours that are no settings of the gateway's: the key of a model rewriter's endpoint."""
-_LINK = re.compile(r"VLMGUARD_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)")
+_LINK = re.compile(r"VLMGUARD_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)")
+_ADDRESS = re.compile(r"VLMGUARD_(?:\w+_)?PORT")
+"""Of a service's first port, with its protocol before it."""
 
 
 def _is_link(name: str, text: str) -> bool:
-    """Whether Kubernetes set a variable, as it does for a service that is called vlmguard."""
-    return _LINK.fullmatch(name) is not None and (name != variable("port") or "://" in text)
+    """Whether Kubernetes set a variable, as it does for a service whose name begins with vlmguard."""
+    return _LINK.fullmatch(name) is not None or (_ADDRESS.fullmatch(name) is not None and "://" in text)
 
 
 def _named_in(file: Path | None) -> frozenset[str]:
@@ -228,15 +230,25 @@ def _unknown_variables(environment: Mapping[str, str], named: frozenset[str]) ->
     strange = [
         name
         for name, text in environment.items()
-        if name.startswith(PREFIX) and name not in known | named | {*_OTHERS} and not _is_link(name, text)
+        if name.upper().startswith(_LIKE_OURS) and name not in known | named | {*_OTHERS} and not _is_link(name, text)
     ]
     for name in strange:
-        if near := difflib.get_close_matches(name, sorted(known), n=1, cutoff=_NEARLY):
+        if near := difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=_NEARLY):
             raise InputError(f"unknown variable {name}; did you mean {near[0]!r}?")
-    return tuple(strange)
+    return tuple(name for name in strange if name.startswith(PREFIX))
 
 
+_LIKE_OURS = "VLM"
+"""What a name begins with that may be one of ours with a slip in its first word: VLM_GUARD_…, vlmguard_…"""
 _NEARLY = 0.9
+
+
+def about_unknown(name: str) -> str:
+    """What to say of a variable that is called like a setting, and is none."""
+    ends = [variable(setting).removeprefix(PREFIX) for setting in settings()]
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), ends, n=1)
+    hint = f"; the nearest that is one: {PREFIX}{near[0]}" if near else ""
+    return f"the variable {name} is set, and is no setting: nothing reads it{hint}"
 
 
 def _flag(name: str) -> str:
@@ -363,6 +375,8 @@ def _build(
         )
         for section, kind in _SECTIONS.items()
     }
+    if "allowed_hosts" in top:
+        top["allowed_hosts"] = tuple(host.lower().rstrip(".") for host in top["allowed_hosts"])
     return Config(**top, **sections, keys=tuple(map(_normal_key, keys)), routes=routes, origin=dict(origin))
 
 
@@ -409,13 +423,28 @@ def _check(config: Config) -> None:
         raise InputError("two [keys] have the same hash: every caller needs a key of their own")
     if any(key.requests_per_minute < 0 for key in config.keys):
         raise InputError("requests_per_minute is 0 (no limit) or more")
-    for entry in config.pass_through:
-        split_pass_through(entry)
+    _check_names(config)
     if not config.is_loopback and not config.keys:
         raise InputError(
             f"listening on {config.host} without keys would let anybody call: "
             "make one with vlmguard serve --new-key NAME and put it into the configuration, or listen on 127.0.0.1"
         )
+
+
+def _check_names(config: Config) -> None:
+    for entry in config.pass_through:
+        split_pass_through(entry)
+    for host in config.allowed_hosts:
+        if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", host) and not _is_address(host):
+            raise InputError(f"allowed_hosts holds {host!r}: name a host, without scheme, port or wildcard")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_credentials(config: Config) -> None:
@@ -485,7 +514,7 @@ def show(config: Config) -> str:
         lines += ["", f"[keys.{_toml(key.id)}]", *_shown(key, "id")]
     for route in config.routes:
         lines += ["", f"[routes.{_toml(route.path)}]", *_shown(route, "path")]
-    lines += [f"# {name} is set, and is no setting" for name in config.unknown]
+    lines += [f"# {about_unknown(name)}" for name in config.unknown]
     return "\n".join(lines)
 
 

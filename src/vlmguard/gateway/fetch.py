@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 from collections import defaultdict
@@ -21,6 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from vlmguard.errors import FetchError, ImageError, InputError
+from vlmguard.gateway.asgi import Refused
 from vlmguard.gateway.config import FetchSettings
 from vlmguard.images import Limits, read_image
 from vlmguard.types import Image
@@ -38,23 +40,58 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.ip_network("::/96")
-_METADATA = (ipaddress.ip_address("168.63.129.16"),)
-"""Machines' metadata behind a public address (Azure). The others have private or link-local ones."""
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_ISATAP = (0x00005EFE, 0x02005EFE)
+"""What stands before the IPv4 address of a tunnel within a site (RFC 5214)."""
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "168.63.129.16/32",  # machines' metadata behind a public address (Azure); the others' are private or link-local
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.0.2.0/24",
+            "192.88.99.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "224.0.0.0/3",
+            "2001:2::/48",
+            "2001:10::/28",
+            "2001:db8::/32",
+            "3fff::/20",
+        ),
+    )
+)
+"""The registries of special addresses (RFC 6890), as far as they name what nobody on the internet has: Python's own tables
+differ from one release to the next. Of IPv6 nothing outside 2000::/3 is public, but for what stands for an IPv4 address."""
 
 
 def is_public(address: Address) -> bool:
     """Whether anybody on the internet has that address, also within an IPv6 address that stands for an IPv4 one."""
-    if address in _METADATA or not address.is_global or address.is_multicast or address.is_reserved:
+    if not address.is_global or address.is_multicast or address.is_reserved:
         return False
-    return all(is_public(inner) for inner in _embedded(address))
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
+    inner = _embedded(address)
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST and not inner:
+        return False
+    return all(map(is_public, inner))
 
 
 def _embedded(address: Address) -> list[ipaddress.IPv4Address]:
     if isinstance(address, ipaddress.IPv4Address):
         return []
+    number = int(address)
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64 or address in _COMPATIBLE:
-        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    if address in _NAT64 or address in _COMPATIBLE or (number >> 32) & 0xFFFFFFFF in _ISATAP:
+        found.append(ipaddress.IPv4Address(number & 0xFFFFFFFF))
     return [inner for inner in found if inner is not None]
 
 
@@ -98,6 +135,9 @@ def _result(host: str, port: int, address: str) -> ResolveResult:
     return ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
 
 
+_NAMED = re.compile(r"(?P<host>[\w-]+(?:\.[\w-]+)*)\.?(?::(?P<port>[0-9]{1,5}))?")
+
+
 @dataclass(frozen=True, slots=True)
 class AllowList:
     """What is allowed beside public HTTPS."""
@@ -114,11 +154,12 @@ class AllowList:
             try:
                 networks.append(ipaddress.ip_network(entry))
             except ValueError:
-                if "/" in entry or not entry or entry != entry.strip():
+                if (found := _NAMED.fullmatch(entry)) is None or not 0 < int(found["port"] or 443) < 65536:
                     raise InputError(
-                        f"fetch.allow holds {entry!r}: name a host, host:port or a network such as 10.0.0.0/8"
+                        f"fetch.allow holds {entry!r}, which no host is called: name one (without wildcards), host:port, "
+                        "or a network such as 10.0.0.0/8 or fd00::1/128"
                     ) from None
-                names.add(entry.lower().rstrip("."))
+                names.add(found["host"].lower() + (f":{int(found['port'])}" if found["port"] else ""))
         return cls(frozenset(names), tuple(networks))
 
     def names_host(self, host: str, port: int) -> bool:
@@ -133,8 +174,14 @@ class _Budget:
     """Bytes that the pictures of one request may still have."""
 
     left: int
+    hold: Callable[[int], None]
+    """Told of what is held, and may refuse it."""
 
     def take(self, size: int) -> None:
+        self.spend(size)
+        self.hold(size)
+
+    def spend(self, size: int) -> None:
         self.left -= size
         if self.left < 0:
             raise FetchError("the pictures of the request are too large together: send fewer or smaller ones")
@@ -167,24 +214,33 @@ class Fetcher:
     async def close(self) -> None:
         await self._resolver.close()
 
-    async def fill(self, request: Request, owner: str) -> Request:
-        """The request, which is ``owner``'s, with the bytes of its remote pictures in it. Raises ``FetchError``."""
+    async def fill(self, request: Request, owner: str, hold: Callable[[int], None] = lambda size: None) -> Request:
+        """The request, which is ``owner``'s, with the bytes of its remote pictures in it.
+
+        ``hold`` is told of the bytes that this takes: of every piece that comes, and of the body in which they will stand.
+
+        Raises ``FetchError``, and what ``hold`` raises.
+        """
         urls = list(dict.fromkeys(remote.url for remote in request.remote))
         if len(urls) > self._settings.max_pictures:
             raise FetchError(
                 f"the request names {len(urls)} remote pictures; {self._settings.max_pictures} are the most"
             )
-        budget = _Budget(self._most_together)
+        budget = _Budget(self._most_together, hold)
         tasks: list[asyncio.Task[Image]] = []
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._fetch(url, budget, owner)) for url in urls]
-        except* FetchError as errors:
+        except* (FetchError, Refused) as errors:
             raise _first(errors) from None
         images = dict(zip(urls, (task.result() for task in tasks), strict=True))
-        for remote in request.remote:
-            request = request.with_image(remote.path, images[remote.url])
-        return request
+        placed = {remote.path: images[remote.url] for remote in request.remote}
+        # A picture that is named a hundred times is written a hundred times.
+        budget.spend(
+            sum(len(image.data) for image in placed.values()) - sum(len(image.data) for image in images.values())
+        )
+        hold(len(request.body) + sum(_in_base64(image) for image in placed.values()))
+        return request.with_images(placed)
 
     async def _fetch(self, url: str, budget: _Budget, owner: str) -> Image:
         try:
@@ -263,6 +319,10 @@ class Fetcher:
         if not found:
             raise FetchError(f"{_shown(url)} is not fetched: its host is not known")
         return found
+
+
+def _in_base64(image: Image) -> int:
+    return 4 * -(-len(image.data) // 3)
 
 
 def _parse(address: str) -> URL:

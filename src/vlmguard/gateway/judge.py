@@ -38,10 +38,14 @@ from vlmguard.types import (
     Text,
 )
 from vlmguard.wire import Request
+from vlmguard.wire.request import MOST_TURNS
 
 MakeRewriter = Callable[..., Rewriter]
 _T = TypeVar("_T")
 _KINDS: dict[type[Exception], str] = {FetchError: "picture_not_fetched", ChatError: "nothing_to_judge"}
+_MORE_TURNS = 1024
+"""Judged turns that each caller's guard remembers beyond those of the longest request: who comes back after a deadline goes on
+where the time ran out, also when others of theirs came in between."""
 _FIRST_SECONDS = 60.0
 """For the first judgement of all, which loads weights."""
 _LARGE = 64 * 1024
@@ -167,15 +171,33 @@ class Judge:
             if isinstance(rewriter, Closing):
                 await rewriter.close()
 
-    async def judge(self, dialect: Reader, body: bytes, terms: Terms, owner: str, id: str) -> Case:
-        """Never raises on purpose: every request gets its case."""
+    async def judge(
+        self,
+        dialect: Reader,
+        body: bytes,
+        terms: Terms,
+        owner: str,
+        id: str,
+        hold: Callable[[int], None] = lambda size: None,
+    ) -> Case:
+        """Never raises on purpose: every request gets its case. But ``hold``, which is told of the bytes of remote pictures
+        that are held for the request, may raise ``Refused``."""
         stages = Stages()
         try:
-            return await self._judge(dialect, body, terms, owner, id, stages)
+            return await self._judge(dialect, body, terms, owner, id, stages, hold)
         except (WireError, FetchError, ChatError) as error:
             return self._unread(body, terms.mode, error, id, stages)
 
-    async def _judge(self, dialect: Reader, body: bytes, terms: Terms, owner: str, id: str, stages: Stages) -> Case:
+    async def _judge(
+        self,
+        dialect: Reader,
+        body: bytes,
+        terms: Terms,
+        owner: str,
+        id: str,
+        stages: Stages,
+        hold: Callable[[int], None],
+    ) -> Case:
         large = is_large(body)
         with stages.clock("read"):
             request = await run(large, dialect.read, body)
@@ -183,7 +205,7 @@ class Judge:
         end = asyncio.get_running_loop().time() + self._config.deadline
         if request.remote and self._fetcher is not None:
             with stages.clock("fetch"):
-                request = await _fetched(self._fetcher, request, owner, end)
+                request = await _fetched(self._fetcher, request, owner, end, hold)
         large = large or bool(request.inlined)  # fetched pictures are written into the body
         try:
             with stages.clock("guard"):
@@ -215,6 +237,7 @@ class Judge:
                 self._policies[terms.policy],
                 mode=terms.mode,
                 key=self._hash_key,
+                remembered=MOST_TURNS + _MORE_TURNS,
                 on_turn=self._on_turn,
             )
         return guard
@@ -346,11 +369,11 @@ class _Clock:
         self._span.__exit__(*error)
 
 
-async def _fetched(fetcher: Fetcher, request: Request, owner: str, end: float) -> Request:
+async def _fetched(fetcher: Fetcher, request: Request, owner: str, end: float, hold: Callable[[int], None]) -> Request:
     """A deadline that passes here is the sender's doing, and no failure of the guard that might let the address pass."""
     try:
         async with asyncio.timeout_at(end):
-            return await fetcher.fill(request, owner)
+            return await fetcher.fill(request, owner, hold)
     except TimeoutError as error:
         raise FetchError("the remote pictures did not come in time") from error
 

@@ -38,9 +38,12 @@ def read(body: bytes) -> Question | None:
     model = value.get("model")
     if not isinstance(model, str | None):
         raise WireError("/model is a string")
+    calls = value.get("tool_calls")
+    if not isinstance(calls, list | None):
+        raise WireError("/tool_calls is a list of calls")
     if value["input_type"] == "response" or not (texts or images or messages):
         return None
-    return Question(body, texts, images, messages or [], model or "", read_definitions(value, ("tools",)))
+    return Question(body, texts, images, messages or [], model or "", read_definitions(value, ("tools",)), calls or [])
 
 
 def _strings(value: dict[str, Any], key: str) -> list[str]:
@@ -62,6 +65,8 @@ class Question:
     messages: list[Any]
     model: str
     tools: tuple[Text, ...] = ()
+    calls: list[Any] = field(default_factory=list)
+    """Of tools, as the model made them."""
 
     def read(self, body: bytes) -> Request:
         """The chat that is asked about. Raises ``WireError``."""
@@ -74,6 +79,9 @@ class Question:
         parts = [_picture(image, f"/images/{number}") for number, image in enumerate(self.images)]
         turns: list[list[Part]] = [[Text(text, f"/texts/{number}")] for number, text in enumerate(self.texts)] or [[]]
         turns[-1] += parts
+        before: list[Message] = []
+        if self.calls:
+            before.append(Message("assistant", (Opaque("tool calls", "/tool_calls", Reason.OPAQUE),)))
         if self.messages:  # what they hold beside the texts stays unread
             turns[-1].append(Opaque("messages", "/structured_messages", Reason.OPAQUE))
         remote = tuple(
@@ -81,7 +89,8 @@ class Question:
             for number, part in enumerate(parts)
             if isinstance(part, Opaque) and part.kind == REMOTE
         )
-        return Request(body, Chat(tuple(Message("user", tuple(turn)) for turn in turns)), self.model, False, remote)
+        said = (*before, *(Message("user", tuple(turn)) for turn in turns))
+        return Request(body, Chat(said), self.model, False, remote)
 
     def _of_messages(self) -> Request | None:
         if not self.messages:
@@ -90,7 +99,11 @@ class Question:
             request = openai_chat.read(self._as_chat())
         except WireError:  # of a dialect that the proxy did not translate: the texts remain
             return None
-        return request if [text.text for text in _contents(request.chat)] == self.texts else None
+        if [text.text for text in _contents(request.chat)] != self.texts:
+            return None
+        # What the lists name and the messages lack would be sent on, and nobody would have judged it.
+        named = [*self.images, *map(quote, self.calls)]
+        return request if {*named} <= {*_pictures_and_calls(self.messages)} else None
 
     def _as_chat(self) -> bytes:
         return quote({"messages": self.messages}).encode()
@@ -132,6 +145,18 @@ class Question:
         return NOTHING if case.body is self.body else json.loads(case.body)
 
 
+def _pictures_and_calls(messages: list[Any]) -> Iterator[str]:
+    """The addresses of pictures in ``messages``, which were read as a chat, and the calls of tools."""
+    for message in messages:
+        yield from map(quote, message.get("tool_calls") or ())
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            address = part.get("image_url") if isinstance(part, dict) else None
+            url = address.get("url") if isinstance(address, dict) else address
+            if isinstance(url, str):
+                yield url
+
+
 def _all_texts(chat: Chat) -> list[Text]:
     return [part for message in chat.messages for part in message.parts if isinstance(part, Text)]
 
@@ -159,7 +184,7 @@ def _behind(safety: str, chat: Chat) -> Chat:
 
 
 def _picture(text: str, path: str) -> Part:
-    return read_url(text, path) if ":" in text[:8] else read_base64(text, path)
+    return read_url(text, path) if ":" in text else read_base64(text, path)
 
 
 def _pictures(chat: Chat) -> Iterator[Part]:

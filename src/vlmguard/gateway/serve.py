@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from vlmguard.errors import AuditError, InputError, VlmguardError
 from vlmguard.gateway import logs, metrics
 from vlmguard.gateway.app import Gateway, Secrets
 from vlmguard.gateway.asgi import Receive, Scope, Send
-from vlmguard.gateway.config import Config
+from vlmguard.gateway.config import Config, about_unknown
 from vlmguard.gateway.fetch import Resolve
 from vlmguard.gateway.judge import MakeRewriter
 from vlmguard.gateway.keys import RateLimiter
@@ -132,9 +132,12 @@ def listen(config: Config) -> socket.socket:
     host = config.host.strip("[]")
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, config.port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, number)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
+        with ExitStack() as unless_it_listens:
+            found = unless_it_listens.enter_context(socket.socket(family, kind, number))
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+            found.listen(_BACKLOG)  # now: of two gateways that are started together, both may bind
+            unless_it_listens.pop_all()
     except OSError as error:
         raise InputError(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
     found.set_inheritable(True)
@@ -166,7 +169,7 @@ def serve(config: Config) -> int:
     """Serves until it is told to stop; returns the exit code. Raises ``VlmguardError`` when it cannot start."""
     logs.configure(config.log_level, config.log_json)
     for name in config.unknown:
-        _log.warning("the variable %s is called like a setting, and is none", name)
+        _log.warning("%s", about_unknown(name))
     shared = make_secrets(config)
     launcher = Launcher(config, shared)
     try:

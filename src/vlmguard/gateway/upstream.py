@@ -32,6 +32,18 @@ _OF_THE_CONNECTION = frozenset(
 )
 _OURS_TO_SAY = _OF_THE_CONNECTION | {b"host", b"content-length", b"expect", b"forwarded", b"via", b"x-real-ip"}
 _CREDENTIALS = frozenset([b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"cookie"])
+_TO_THE_END = _CREDENTIALS | {b"content-type", b"content-encoding", b"content-length"}
+"""What no Connection header makes one of the connection: without it the body would be read in another way, or for nobody."""
+_OVERRIDING = (
+    b"x-vlmguard-",
+    b"x-forwarded-",
+    b"x-original-",
+    b"x-rewrite-",
+    b"x-override-",
+    b"x-http-method",
+    b"x-method-override",
+)
+"""How headers begin that say the request is another one than it is: another path, method, or sender."""
 _KEPT_ALIVE = 4.0
 """Seconds: less than the servers of this field keep an idle connection (uvicorn: 5), which they would close under us."""
 _PIECE = 256 * 1024
@@ -90,7 +102,9 @@ def request_headers(
     for name, value in headers:
         # Servers behind CGI or WSGI read "_" as "-".
         plain = name.replace(b"_", b"-")
-        if plain not in dropped and not plain.startswith((b"x-vlmguard-", b"x-forwarded-")) and not holds_key(value):
+        if plain in dropped or plain.startswith(_OVERRIDING) or (b"_" in name and plain.startswith(b"content-")):
+            continue
+        if not holds_key(value):
             kept.add(name.decode(), value.decode())
     if target.key:
         kept["authorization"] = f"Bearer {target.key}"
@@ -108,7 +122,7 @@ def response_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 def _named_by_connection(headers: Headers) -> frozenset[bytes]:
     named = [value for name, value in headers if name == b"connection"]
-    return frozenset(word.strip().lower() for value in named for word in value.split(b","))
+    return frozenset(word.strip().lower() for value in named for word in value.split(b",")) - _TO_THE_END
 
 
 class Upstream:
@@ -148,6 +162,9 @@ class Upstream:
         if response.status in _REDIRECTS:
             response.close()
             raise UpstreamError("the upstream redirects: set upstream to where it points", 502)
+        if not 200 <= response.status < 600:  # another protocol that nobody asked for, or what HTTP does not know
+            response.close()
+            raise UpstreamError(f"the upstream answers with status {response.status}, which no client can take", 502)
         return response
 
     async def is_there(self, target: Target, seconds: float) -> str | None:

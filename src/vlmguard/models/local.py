@@ -17,6 +17,7 @@ from typing import Any
 
 from vlmguard.errors import ChatError, MissingExtraError, ModelError
 from vlmguard.images import shown
+from vlmguard.models.hub import at_home, check_known
 from vlmguard.models.special_tokens import without_special_tokens
 from vlmguard.models.wrapper import cut_off
 from vlmguard.types import Chat, Completion, Image, Message, Opaque, Part, Sampling, Text, Usage
@@ -38,7 +39,7 @@ class LocalModel:
 
     Raises:
         MissingExtraError: torch or transformers are not installed.
-        ModelError: the weights cannot be loaded.
+        ModelError: there are no such weights, or they cannot be loaded.
     """
 
     def __init__(self, where: str, *, adapter: str | None = None, device: str = "auto") -> None:
@@ -48,6 +49,7 @@ class LocalModel:
         except ImportError as error:
             raise MissingExtraError("a local model", "local") from error
         where, adapter = resolve(where, adapter)
+        check_known(where)
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
             self._processor: Any = AutoProcessor.from_pretrained(_with_processor(where, adapter))
@@ -139,8 +141,7 @@ class LocalModel:
             return []
         if sampling.temperature == 0:
             return [self._first(chat, sampling, self._options(sampling, run))] * count
-        # Some models come with a top_k of 1, and then all answers would be the same.
-        options = self._options(sampling, run) | {"num_return_sequences": count, "top_k": 0, "top_p": 1.0}
+        options = self._options(sampling, run) | {"num_return_sequences": count}
         length, rows = self._tokens(chat, sampling, options)
         return [self._said(length, row, sampling) for row in rows]
 
@@ -193,7 +194,8 @@ class LocalModel:
             "stopping_criteria": StoppingCriteriaList([run.stopped]),
         }
         if sampling.temperature > 0:
-            options["temperature"] = sampling.temperature
+            # From all tokens: some models come with a top_k of 1, and then no temperature would change anything.
+            options |= {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
         if sampling.stop:
             options |= {"stop_strings": list(sampling.stop), "tokenizer": tokenizer}
         return options
@@ -248,8 +250,9 @@ def model_inputs(processor: Any, chats: Sequence[Chat]) -> Any:
 def resolve(where: str, adapter: str | None) -> tuple[str, str | None]:
     """The base and the adapter behind a folder that is neither weights nor a hub id: a training run's, or an adapter's own.
 
-    Raises ``ModelError`` for a run that has no model yet.
+    A ``~`` at the beginning is the user's home. Raises ``ModelError`` for a run that has no model yet.
     """
+    where = at_home(where)
     folder = Path(where)
     if adapter is not None or not folder.is_dir() or (folder / "config.json").exists():
         return where, adapter

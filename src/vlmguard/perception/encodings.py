@@ -16,7 +16,16 @@ from functools import cache
 from itertools import islice, pairwise
 from urllib.parse import unquote
 
-from vlmguard.perception.wordlike import WORD, distinct_words, is_word, segment, sense, vocabulary, words_in
+from vlmguard.perception.wordlike import (
+    WORD,
+    common_words,
+    distinct_words,
+    is_word,
+    segment,
+    sense,
+    vocabulary,
+    words_in,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +106,15 @@ def _longest(matches: Iterator[re.Match[str]]) -> list[re.Match[str]]:
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{6,}={0,2}(?![A-Za-z0-9+/_=-])")
 _BACKWARD_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])={1,2}[A-Za-z0-9+/_-]{6,}(?![A-Za-z0-9+/_=-])")
 _BASE32 = re.compile(r"(?<![A-Za-z0-9=])[A-Z2-7]{16,}={0,6}(?![A-Za-z0-9=])")
+_OF_NO_WORD = re.compile(r"[0-9+/_=-]|[A-Za-z][A-Z]")
+"""What every run of base64 holds that is not plainly a word, and most texts do not."""
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=-]+)*;base64,\s?\Z")
 
 
 def read_base64(text: str) -> Iterator[Passage]:
     """Standard and url-safe, padded or not, wrapped over lines, and written backwards."""
+    if not _OF_NO_WORD.search(text):
+        return
     runs = [(match.start(), match.end(), match[0]) for match in _longest(_maybe_base64(text))]
     for start, end, run in _unwrapped(text, runs):
         if _DATA_URI.search(text[max(0, start - 60) : start]):
@@ -355,6 +368,7 @@ _NATO = {
     ]
 }
 _NATO_RUN = re.compile(rf"(?i)\b(?:{'|'.join(_NATO)})(?:[\s,.\-/|]{{1,3}}(?:{'|'.join(_NATO)})){{3,}}\b")
+_SMALL_WORD = re.compile("[a-z]+")
 _ORDINALS = re.compile(r"(?<![\w.])\d{1,2}(?:(?:[ ,\-./|]|, | / | - |\n){1,3}\d{1,2}){3,}(?![\w])")
 
 
@@ -373,12 +387,12 @@ def read_morse(text: str) -> Iterator[Passage]:
 
 def read_spelled(text: str) -> Iterator[Passage]:
     """Braille, the spelling alphabet (alpha, bravo, …) and letters by their number (8-15-23)."""
-    for match in _longest(_BRAILLE_RUN.finditer(text)):
+    for match in () if text.isascii() else _longest(_BRAILLE_RUN.finditer(text)):
         if set(match[0]) <= {*_BRAILLE, " "}:
             said = "".join(_BRAILLE.get(sign, " ") for sign in match[0])
             if sense(said) >= _BELIEVED:
                 yield Passage(match.start(), match.end(), said, _is_message(said))
-    for match in _longest(_NATO_RUN.finditer(text)):
+    for match in _longest(_NATO_RUN.finditer(text)) if _may_spell(text) else ():
         said = _spelling(match[0], re.compile(r"[A-Za-z]+"), lambda word: _NATO[word.lower()])
         if said:
             yield Passage(match.start(), match.end(), said, _is_message(said))
@@ -388,6 +402,11 @@ def read_spelled(text: str) -> Iterator[Passage]:
             said = _spelling(match[0], re.compile(r"\d+"), lambda number: chr(96 + int(number)))
             if said:
                 yield Passage(match.start(), match.end(), said, _is_message(said))
+
+
+def _may_spell(text: str) -> bool:
+    """Whether a word of the spelling alphabet stands in ``text``, told in a third of the time that it takes to find them."""
+    return not (text.isascii() and _NATO.keys().isdisjoint(_SMALL_WORD.findall(text.lower())))
 
 
 def _spelling(run: str, sign: re.Pattern[str], letter: Callable[[str], str]) -> str:
@@ -410,7 +429,7 @@ def _spelling(run: str, sign: re.Pattern[str], letter: Callable[[str], str]) -> 
 _TOKEN = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)?")
 _LOWER = "abcdefghijklmnopqrstuvwxyz"
 _ATBASH = str.maketrans(_LOWER + _LOWER.upper(), _LOWER[::-1] + _LOWER[::-1].upper())
-_ROT47 = str.maketrans({code: 33 + (code - 33 + 47) % 94 for code in range(33, 127)})
+_ROT47 = {code: 33 + (code - 33 + 47) % 94 for code in range(33, 127)}
 _REGIONS = 8
 _REGION_SAMPLE = 600
 """Letters of a region by which a cipher is found."""
@@ -427,18 +446,19 @@ class Region:
 
 def wordless_regions(text: str) -> list[Region]:
     """The stretches of ``text`` whose Latin tokens are mostly no English words, the longest ``_REGIONS``, in order."""
-    known = vocabulary()
+    known = common_words()
     regions: list[tuple[int, int, int]] = []
     total = peak = 0.0
     start = end = -1
     for match in _TOKEN.finditer(text):
         token = match[0]
-        worth = -1.4 * len(token) if token.lower() in known and is_word(token) else 1.0 * len(token)
+        strange = token.lower() not in known
         if start < 0:
-            if worth > 0:
-                start, end, total, peak = match.start(), match.end(), worth, worth
+            if strange:
+                start, end = match.span()
+                total = peak = 1.0 * len(token)
             continue
-        total += worth
+        total += 1.0 * len(token) if strange else -1.4 * len(token)
         if total >= peak:
             end, peak = match.end(), total
         elif total <= 0 or peak - total > 24:
@@ -501,12 +521,21 @@ def _is_prose(text: str) -> bool:
     return sum(letter.isalpha() or letter in " ,.!?'" for letter in text) >= 0.9 * len(text)
 
 
+_NOT_OF_ROT47 = {code: None for code, other in _ROT47.items() if not _is_prose(chr(other))}
+"""The signs that prose never shifts to: most letters of any other text."""
+
+
+def _may_be_rot47(run: str) -> bool:
+    """Whether enough of ``run`` can be prose when it is shifted, told without shifting and reading it."""
+    return len(run.translate(_NOT_OF_ROT47)) >= 0.9 * len(run)
+
+
 def read_rot47(text: str) -> Iterator[Passage]:
     """Lines, or the rest of a line after a colon, of shifted printable characters."""
     for match in islice(re.finditer(r"[^\n]{12,4000}", text), 60):
         for start in {0, match[0].find(": ") + 2}:
             run = match[0][start:]
-            if len(run) >= 12 and sense(run) < 0.5:
+            if len(run) >= 12 and _may_be_rot47(run) and sense(run) < 0.5:
                 said = run.translate(_ROT47)
                 if sense(said) >= 0.8 and _is_prose(said) and _is_message(said) and distinct_words(said) > 2:
                     yield Passage(match.start() + start, match.end(), said, True)
@@ -601,7 +630,7 @@ _OPENERS = [
     "me",
 ]
 _NATURAL = frozenset(
-    f"{one} {other}"
+    (one, other)
     for ones, others in (
         ("how what where when why", "to do can does is are should would could much many"),
         (
@@ -620,6 +649,8 @@ _NATURAL = frozenset(
     for other in others.split()
 )
 
+_BACKWARD = frozenset((other, one) for one, other in _NATURAL)
+
 
 def natural_order(text: str) -> int:
     """How many pairs of neighbouring words stand in the usual English order, less those in the opposite order."""
@@ -628,10 +659,8 @@ def natural_order(text: str) -> int:
 
 
 def _ordered_pairs(text: str) -> tuple[int, int]:
-    tokens = [token.lower() for token in WORD.findall(text[:2000])]
-    pairs = list(pairwise(tokens))
-    ahead = sum(f"{one} {other}" in _NATURAL for one, other in pairs)
-    return ahead, sum(f"{other} {one}" in _NATURAL for one, other in pairs)
+    pairs = list(pairwise(map(str.lower, WORD.findall(text[:2000]))))
+    return sum(map(_NATURAL.__contains__, pairs)), sum(map(_BACKWARD.__contains__, pairs))
 
 
 def read_backward_order(text: str) -> Iterator[Passage]:
@@ -658,6 +687,8 @@ _PIG = re.compile(r"(?<!\w)[A-Za-z]{1,20}ay(?:[ ,.;!?\n-]{1,3}[A-Za-z]{1,20}-?ay
 
 def read_pig_latin(text: str) -> Iterator[Passage]:
     """``owhay otay``: read where at least three neighbouring words, and most of their stretch, end so."""
+    if text.count("ay") < 3:
+        return
     for match in _longest(_PIG.finditer(text)):
         said = re.sub(r"[A-Za-z-]+", lambda word: _from_pig_latin(word[0]), match[0])
         if sense(said) >= _BELIEVED and sense(said) > sense(match[0]) + 0.2:

@@ -46,35 +46,37 @@ _FINAL = frozenset(("missing spaces", "masked letters", "repeated letters", "lin
 _OF_BYTES = frozenset(("base64", "base32", "hex", "binary", "character codes"))
 _Reader = Callable[[str], Iterable[Passage]]
 
-_READERS: tuple[tuple[str, _Reader], ...] = (
-    ("base64", mending.read_torn_base64),
-    ("base64", encodings.read_base64),
-    ("base32", mending.read_torn_base32),
-    ("base32", encodings.read_base32),
-    ("hex", mending.read_torn_hex),
-    ("hex", encodings.read_hex),
-    ("binary", mending.read_torn_bits),
-    ("binary", encodings.read_binary),
-    ("character codes", mending.read_torn_decimals),
-    ("character codes", encodings.read_codes),
-    ("escapes", encodings.read_escapes),
-    ("morse", encodings.read_morse),
-    ("spelled letters", encodings.read_spelled),
-    ("spacing", respelling.read_apart),
-    ("leetspeak", respelling.read_leet),
-    ("concatenation", respelling.read_sums),
-    ("split words", respelling.read_cut),
-    ("split words", respelling.read_fragments),
-    ("line break", respelling.read_hyphenated),
-    ("pig latin", encodings.read_pig_latin),
-    ("rot47", encodings.read_rot47),
-    ("word order", encodings.read_backward_order),
-    ("missing spaces", respelling.read_together),
-    ("masked letters", respelling.read_masked),
-    ("repeated letters", respelling.read_stretched),
-    ("accents", respelling.read_accented),
-    ("acrostic", respelling.read_acrostic),
+_DIGITS = "0123456789"
+_READERS: tuple[tuple[str, _Reader, str], ...] = (
+    ("base64", mending.read_torn_base64, ""),
+    ("base64", encodings.read_base64, ""),
+    ("base32", mending.read_torn_base32, ""),
+    ("base32", encodings.read_base32, ""),
+    ("hex", mending.read_torn_hex, _DIGITS),
+    ("hex", encodings.read_hex, ""),
+    ("binary", mending.read_torn_bits, "01"),
+    ("binary", encodings.read_binary, "01"),
+    ("character codes", mending.read_torn_decimals, _DIGITS),
+    ("character codes", encodings.read_codes, _DIGITS),
+    ("escapes", encodings.read_escapes, r"%&\="),
+    ("morse", encodings.read_morse, ""),
+    ("spelled letters", encodings.read_spelled, ""),
+    ("spacing", respelling.read_apart, ""),
+    ("leetspeak", respelling.read_leet, _DIGITS + "@$!|+\\"),
+    ("concatenation", respelling.read_sums, "\"'"),
+    ("split words", respelling.read_cut, ""),
+    ("split words", respelling.read_fragments, ""),
+    ("line break", respelling.read_hyphenated, ""),
+    ("pig latin", encodings.read_pig_latin, ""),
+    ("rot47", encodings.read_rot47, ""),
+    ("word order", encodings.read_backward_order, ""),
+    ("missing spaces", respelling.read_together, ""),
+    ("masked letters", respelling.read_masked, "*#"),
+    ("repeated letters", respelling.read_stretched, ""),
+    ("accents", respelling.read_accented, ""),
+    ("acrostic", respelling.read_acrostic, ""),
 )
+"""What is undone, who reads it, and the signs of which an ASCII text holds one where there is something to read ("": any)."""
 
 
 def decode(text: str, table: Mapping[str, str] | None = None) -> tuple[View, ...]:
@@ -152,9 +154,11 @@ def _is_disguise(text: str, replaced: str) -> bool:
 
 
 def _readings(text: str) -> Iterator[tuple[str, list[Passage]]]:
-    for method, reader in _READERS:
-        passages = list(reader(text))
-        if passages:
+    signs = set(text) if text.isascii() else None
+    for method, reader, needed in _READERS:
+        if needed and signs is not None and signs.isdisjoint(needed):
+            continue
+        if passages := list(reader(text)):
             yield method, passages
     regions = wordless_regions(text)
     if not regions:

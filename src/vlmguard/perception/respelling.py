@@ -15,7 +15,7 @@ from vlmguard.language import detect
 from vlmguard.perception.encodings import Passage
 from vlmguard.perception.lettering import letter_model
 from vlmguard.perception.lookalikes import without_accents
-from vlmguard.perception.wordlike import WORD, is_word, segment, sense, vocabulary
+from vlmguard.perception.wordlike import WORD, common_words, is_word, segment, sense, vocabulary
 
 _MOST_TRIED = 2_000
 """Candidates of a kind that are tried in one text: a page of ordinary text has none."""
@@ -23,8 +23,11 @@ _MOST_TRIED = 2_000
 # ---------------------------------------------------------------------------------------------------------------------
 # Letters apart
 
-_GAP = r"[ \t\u00a0.,:;_*~|/\\+·•=-]{1,4}"
+_MARK = r"[ \t\u00a0.,:;_*~|/\\+·•=-]"
+_GAP = rf"{_MARK}{{1,4}}"
 _APART = re.compile(rf"(?<![^\W_])[^\W_](?:(?:{_GAP})[^\W_]){{3,}}(?![^\W_])")
+_TWO_APART = re.compile(rf"{_MARK}[^\W_]{_GAP}[^\W_]{_MARK}")
+"""What every row of letters apart holds, and most texts do not."""
 _COLUMN = re.compile(r"(?<![^\W_])[^\W_](?:[ \t]{0,2}\n[ \t]{0,2}[^\W_]){3,}(?![^\W_])")
 _SPELLING = re.compile(
     r"\b(?:spell|spelled|spelt|spelling|pronounce|letters?|acronym|initials|stands for|abbreviat)", re.IGNORECASE
@@ -33,7 +36,9 @@ _SPELLING = re.compile(
 
 def read_apart(text: str) -> Iterator[Passage]:
     """``h o w  t o``, ``h-o-w``, letters one below the other. Wider gaps part words; else the row of letters is cut."""
-    for match in islice(chain(_APART.finditer(text), _COLUMN.finditer(text)), _MOST_TRIED):
+    rows = _APART.finditer(text) if _TWO_APART.search(text) else ()
+    columns = _COLUMN.finditer(text) if "\n" in text else ()
+    for match in islice(chain(rows, columns), _MOST_TRIED):
         said = _joined(match[0])
         if said is None:
             continue
@@ -225,10 +230,9 @@ def read_digits(token: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # Words cut in pieces
 
-_CUT = re.compile(
-    r"(?<![\w@./\\#'’-])[^\W\d_]{1,12}"
-    r"(?:[.\-_*~·•|+^`,;:!?$#\U0001f000-\U0001faff\u2600-\u27bf\ufe0f]{1,2}[^\W\d_]{1,12}){1,8}(?![\w@/\\(='’-])"
-)
+_CUT_MARK = r"[.\-_*~·•|+^`,;:!?$#\U0001f000-\U0001faff\u2600-\u27bf\ufe0f]"
+_CUT = re.compile(rf"(?<![\w@./\\#'’-])[^\W\d_]{{1,12}}(?:{_CUT_MARK}{{1,2}}[^\W\d_]{{1,12}}){{1,8}}(?![\w@/\\(='’-])")
+_CUT_ONCE = re.compile(rf"{_CUT_MARK}[^\W\d_]")
 _USUAL_MARKS = frozenset(".-_,;:!?|+`$#")
 _HYPHENATED = re.compile(r"([^\W\d_]{2,20})-[ \t]{0,2}\n[ \t]{0,8}([^\W\d_]{2,20})")
 _BREAK = re.compile(r"-[ \t]{0,2}\n")
@@ -240,6 +244,8 @@ def read_cut(text: str) -> Iterator[Passage]:
 
     One such word with a usual mark may be a name, a slip or code; two, or one in three pieces, are meant.
     """
+    if not _CUT_ONCE.search(text):
+        return
     found: list[Passage] = []
     meant = 0
     for match in islice(_CUT.finditer(text), _MOST_TRIED):
@@ -287,9 +293,10 @@ def read_hyphenated(text: str) -> Iterator[Passage]:
 
 def read_fragments(text: str) -> Iterator[Passage]:
     """``ma ke a bo mb``: neighbouring pieces that are no words joined to words. Needs two of them."""
+    known = common_words()
     for match in islice(_FRAGMENTS.finditer(text), _MOST_TRIED):
         pieces = match[0].split()
-        if sum(not is_word(piece) for piece in pieces) < 2 or 2 * sum(len(piece) == 1 for piece in pieces) > len(
+        if sum(piece not in known for piece in pieces) < 2 or 2 * sum(len(piece) == 1 for piece in pieces) > len(
             pieces
         ):
             continue  # single letters are ``read_apart``'s: cut here and there they make other words

@@ -53,6 +53,12 @@ def vocabulary() -> dict[str, int]:
 
 
 @cache
+def common_words() -> frozenset[str]:
+    """The vocabulary without the short words that are easily one by accident: what ``is_word`` knows, in small letters."""
+    return frozenset(word for word, rank in vocabulary().items() if rank < _RANKS.get(len(word), 1 << 30))
+
+
+@cache
 def _other_words() -> dict[str, frozenset[str]]:
     return {language: frozenset(words.split()) for language, words in _OTHERS.items()}
 
@@ -60,10 +66,7 @@ def _other_words() -> dict[str, frozenset[str]]:
 def is_word(token: str) -> bool:
     """Whether ``token`` (any case) is an English word, frequent enough for its length to be no accident."""
     token = token.lower().replace("’", "'")
-    rank = vocabulary().get(token)
-    if rank is None:
-        return token.endswith("'s") and is_word(token[:-2])
-    return rank < _RANKS.get(len(token), 1 << 30)
+    return token in common_words() or (token.endswith("'s") and token not in vocabulary() and is_word(token[:-2]))
 
 
 def sample(text: str, most: int = _SAMPLE) -> str:

@@ -65,19 +65,20 @@ def features(texts: Sequence[str]) -> Features:
     """The n-grams of ``texts``: of 3 to 5 characters, and of 1 to 3 words, without case and marks. Linear in their length."""
     said = "\n".join(f" {_BETWEEN_WORDS.sub(' ', text.lower()).strip()} " for text in texts)
     codes = np.frombuffer(said.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    owner = np.cumsum(codes == _END)
     # The hash of a span is a difference of prefix sums: the same for the same characters wherever they stand.
     sums = np.zeros(len(codes) + 1, dtype=np.uint64)
     np.cumsum(codes.astype(np.uint64) * _powers(_BASE, len(codes)), out=sums[1:])
     inverses = _powers(_INVERSE, len(codes))
     starts, ends, salts = _spans(codes)
+    owners = np.zeros(len(starts), dtype=np.int64)
     if len(texts) > 1:
+        owner = np.cumsum(codes == _END)
         kept = (owner[starts] == owner[ends - 1]) & (codes[starts] != _END)
         starts, ends, salts = starts[kept], ends[kept], salts[kept]
+        owners = owner[starts]
     hashes = (sums[ends] - sums[starts]) * inverses[starts] + salts
     hashes = (hashes ^ (hashes >> _SHIFT)) * _MIX
-    of = owner[starts]
-    return Features(((hashes >> _SHIFT) & _MASK).astype(np.int64), of, np.bincount(of, minlength=len(texts)))
+    return Features(((hashes >> _SHIFT) & _MASK).astype(np.int64), owners, np.bincount(owners, minlength=len(texts)))
 
 
 def _spans(codes: npt.NDArray[np.uint32]) -> tuple[_Places, _Places, _Hashes]:

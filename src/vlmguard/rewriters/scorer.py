@@ -27,6 +27,7 @@ import numpy.typing as npt
 from vlmguard.errors import VlmguardError
 from vlmguard.perception.lookalikes import plain
 from vlmguard.rewriters.ngrams import FastPass
+from vlmguard.rewriters.wordpieces import WordPieces
 
 LANGUAGES = frozenset({"en"})
 """Those in which it was measured to be usable. A text in another is ``unjudged: language``, and flagged all the same where it
@@ -113,7 +114,7 @@ class _Reading:
 class _Loaded:
     lower: Any
     upper: Any
-    tokenizer: Any
+    tokens: WordPieces
     fast: FastPass
     categories: tuple[str, ...]
     calibration: Calibration
@@ -195,7 +196,7 @@ def _whole(loaded: _Loaded, text: str) -> list[int] | None:
     one of few is read at once whatever it falls into."""
     if len(text) > 20 * WHOLE:
         return None
-    tokens: list[int] = loaded.tokenizer.encode(text).ids
+    tokens = loaded.tokens(text)
     return tokens if len(text) <= WHOLE or len(tokens) <= WHOLE + 2 else None
 
 
@@ -253,7 +254,7 @@ def _glance(loaded: _Loaded, text: str, words: float, ids: list[int] | None = No
     ``ids``: the text's tokens, where they were counted before.
     """
     if ids is None:
-        ids = loaded.tokenizer.encode(text).ids
+        ids = loaded.tokens(text)
     if len(ids) > WHOLE + 2:
         ids = [*ids[: WHOLE + 1], ids[-1]]
     states, early = loaded.lower.run(None, {"ids": np.array([ids], dtype=np.int64)})
@@ -368,4 +369,6 @@ def _open(folder: Path, card: dict[str, Any], threads: int) -> _Loaded:
     tokenizer.no_truncation()
     with np.load(io.BytesIO(blobs["fast.npz"]), allow_pickle=False) as arrays:
         fast = FastPass(arrays["weights"].astype(np.float32), float(arrays["bias"]))
-    return _Loaded(lower, upper, tokenizer, fast, tuple(card["categories"]), Calibration(**card["calibration"]))
+    return _Loaded(
+        lower, upper, WordPieces(tokenizer), fast, tuple(card["categories"]), Calibration(**card["calibration"])
+    )

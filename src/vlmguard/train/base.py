@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-from vlmguard.errors import InputError
+from vlmguard.errors import InputError, ModelError
+from vlmguard.models.hub import check_known
 from vlmguard.train.recipe import Recipe
 
 _CARRIES = ("projector", "connector", "merger")
@@ -14,8 +16,38 @@ _CARRIES = ("projector", "connector", "merger")
 _SHOWN = 6
 
 
-def load_processor(recipe: Recipe, template: str | None) -> Any:
-    """The base model's processor, with the chat template of ``trl.chat_template_path`` where that is a file.
+def check_base(recipe: Recipe, setting: str = "base") -> None:
+    """That the base model, which a setting names, can be had at all. Raises ``InputError``."""
+    try:
+        check_known(recipe.base_place)
+    except ModelError as error:
+        raise InputError(f"{setting}: {error}; a recipe's paths count from its own folder") from error
+
+
+def own_template(recipe: Recipe, trl: dict[str, Any]) -> Path | None:
+    """The Jinja file of ``trl.chat_template_path``, taken out of the table; a model's, whose template is cloned, is left to TRL.
+
+    Raises ``InputError`` when it is neither.
+    """
+    named = str(trl.get("chat_template_path") or "")
+    place = recipe.folder / named
+    if not named:
+        return None
+    if place.is_file():
+        del trl["chat_template_path"]
+        return place
+    if place.is_dir():
+        trl["chat_template_path"] = str(place.resolve())
+        return None
+    try:
+        check_known(named)
+    except ModelError as error:
+        raise InputError(f"trl.chat_template_path: there is no file {place}, and {error}") from error
+    return None
+
+
+def load_processor(recipe: Recipe, template: Path | None) -> Any:
+    """The base model's processor, with the chat template of a file where one is given.
 
     Raises ``InputError`` when it cannot be loaded, has no chat template, or is no vision-language model's.
     """
@@ -31,8 +63,8 @@ def load_processor(recipe: Recipe, template: str | None) -> Any:
         raise InputError(
             f"{recipe.base} has no processor for pictures: a rewriter is trained on a vision-language model"
         )
-    if template is not None and (place := recipe.folder / template).is_file():
-        processor.chat_template = place.read_text(encoding="utf-8")
+    if template is not None:
+        processor.chat_template = template.read_text(encoding="utf-8")
     if not processor.chat_template:
         raise InputError(
             f"{recipe.base} has no chat template, and a rewriter is asked in turns: take the model's instruct version, or"

@@ -1,8 +1,12 @@
-"""The model card of a run and its plots: what was trained on what, how it does on held-out rows, how it is served."""
+"""The model cards of runs and their plots: what was trained on what, how it does on held-out rows, how it is served."""
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +33,52 @@ def write_card(out: Path, state: dict[str, Any]) -> None:
     """Writes ``README.md`` (also into ``model/``), ``loss.png``, ``held_out.png`` and ``lengths.png`` into a finished run."""
     metrics = list(read_rows(out / METRICS))
     plots = [name for name, drawn in _plots(metrics, out) if drawn]
-    text = "\n".join(_lines(out, state, plots)) + "\n"
-    (out / "README.md").write_text(text, encoding="utf-8")
-    plain = "\n".join(_lines(out, state, [])) + "\n"
-    (out / MODEL / "README.md").write_text(plain, encoding="utf-8")
+    _write(out, lambda plots: _lines(out, state, plots), plots)
+
+
+def write_preferred_card(out: Path, state: dict[str, Any]) -> None:
+    """Writes ``README.md`` (also into ``model/``) into a finished run of the preference stage, whose plot is there."""
+    plots = ["curve.png"] if (out / "curve.png").exists() else []
+    _write(out, lambda plots: _preferred_lines(out, state, plots), plots)
+
+
+def _write(out: Path, lines: Callable[[list[str]], list[str]], plots: list[str]) -> None:
+    for folder, shown in ((out, plots), (out / MODEL, [])):
+        (folder / "README.md").write_text("\n".join(lines(shown)) + "\n", encoding="utf-8")
+
+
+def _adapter(out: Path) -> dict[str, Any] | None:
+    """What the run's adapter says of itself; ``None`` for whole weights."""
+    file = out / MODEL / "adapter_config.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _head(out: Path, base: str, stage: str, how: str) -> list[str]:
+    adapter = _adapter(out)
+    kind = f"A LoRA adapter (rank {adapter.get('r')}) for" if adapter else "Whole weights, from"
+    return [
+        f"# {out.name}: a rewriter of vlmguard",
+        "",
+        f"{kind} `{base}`, trained by `vlmguard train {stage}`{how} to read a conversation with its pictures, to say where its risk"
+        " lies in vlmguard's trace grammar, and to refine the prompt.",
+    ]
+
+
+def _made_with(state: Mapping[str, Any]) -> list[str]:
+    return [
+        f"- policy `{state['policy_hash'][:16]}`, rewriter's prompts `{state['prompts_hash'][:16]}`: it is meant to be asked with these",
+        f"- {', '.join(f'{name} {number}' for name, number in state['versions'].items())}",
+    ]
+
+
+def _shown(plots: list[str]) -> list[str]:
+    return [f"\n![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in plots]
 
 
 def _lines(out: Path, state: dict[str, Any], plots: list[str]) -> list[str]:
     recipe = state["recipe"]
-    adapter = bool(recipe["lora"])
-    kind = f"a LoRA adapter (rank {recipe['lora'].get('r', 8)}) for" if adapter else "whole weights, from"
-    held_out = state["held_out"]
     return [
-        f"# {out.name}: a rewriter of vlmguard",
-        "",
-        f"{kind[0].upper()}{kind[1:]} `{state['base']}`, trained by `vlmguard train {state['stage']}` to read a conversation with its"
-        " pictures, to say where its risk lies in vlmguard's trace grammar, and to refine the prompt.",
+        *_head(out, state["base"], state["stage"], ""),
         "",
         "## What it was trained on",
         "",
@@ -52,25 +86,91 @@ def _lines(out: Path, state: dict[str, Any], plots: list[str]) -> list[str]:
         f"- {state['tokens_a_pass']:,} tokens a pass; {state['error_rows']:,} error rows were left out (`error_rows.jsonl`)",
         f"- {state['steps']:,} steps in {state['seconds']:,.0f} s of the last start, on {state['device']}, processes:"
         f" {state['processes']}; last training loss {state['loss']:.4f}",
-        f"- policy `{state['policy_hash'][:16]}`, rewriter's prompts `{state['prompts_hash'][:16]}`: it is meant to be asked with these",
-        f"- {', '.join(f'{name} {number}' for name, number in state['versions'].items())}",
-        *[f"\n![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in plots],
+        *_made_with(state),
+        *_shown(plots),
         "",
         "## How it does on held-out rows",
         "",
-        *_table(held_out),
+        *_table(state["held_out"]),
         "",
         "Measured by generating greedily, against the traces of the dataset, which a teacher model wrote: agreement, not truth. What the"
         " rewriter is worth for a target is measured by `vlmguard eval`.",
         "",
-        "## How to serve it",
+        *_serving(out),
+    ]
+
+
+def _preferred_lines(out: Path, state: dict[str, Any], plots: list[str]) -> list[str]:
+    recipe = state["recipe"]
+    taken = state["round"]
+    judged = f"the answers of `{_open(recipe['target'])}` by the judgement of `{_open(recipe['judge'])}`, " * bool(
+        recipe["target"]
+    )
+    adapter = _adapter(out)
+    return [
+        *_head(
+            out,
+            (adapter or {}).get("base_model_name_or_path", state["base"]),
+            "prefer",
+            " by preferences among its own traces",
+        ),
+        *["", "**No round was better on held-out rows than what was begun with, and this is a copy of that.**"]
+        * (not taken),
         "",
-        "```",
-        *_serving(out, state, adapter),
-        "```",
+        "## What it was trained on",
         "",
-        "The chat template lies beside the weights (`chat_template.jinja`) and is the one it was trained with. The settings are in"
-        " `run.json`.",
+        f"- begun with `{state['base']}`",
+        f"- {recipe['dataset']}, fingerprint `{state['dataset_fingerprint']}`: its training rows, {recipe['samples']} samples of each in a"
+        f" round; pairs ordered by what serving takes, {judged}the dataset's decisions and levels, and length",
+        *[f"- {line}" for line in _pairs(out, len(state["curve"]) - 1, taken)],
+        f"- on {state['device']}",
+        *_made_with(state),
+        *_shown(plots),
+        "",
+        "## How it does on held-out rows",
+        "",
+        *_rounds(state["curve"], taken),
+        "",
+        f"Taken: {state['chosen']}. These rows chose it, so that its interval flatters it a little. *Right* is a trace that serving"
+        " takes, with the dataset's decision and, where there is a target, with a good outcome. What the rewriter is worth for a"
+        " target is measured by `vlmguard eval`, on other data.",
+        "",
+        *_serving(out),
+    ]
+
+
+def _open(spec: str) -> str:
+    """A model's or judge's spec without what an address may carry of keys."""
+    return re.sub(r"\?[^#]*", "", spec)
+
+
+def _pairs(out: Path, rounds: int, taken: int) -> list[str]:
+    lines = []
+    for number in range(1, rounds + 1):
+        file = out / f"round-{number}/pairs.jsonl"
+        grounds = Counter(pair["ground"] for pair in read_rows(file)) if file.exists() else Counter[str]()
+        told = ", ".join(f"{count:,} by {ground}" for ground, count in grounds.most_common())
+        left = "" if number <= taken else ", which is not in it"
+        lines.append(f"round {number}{left}: {grounds.total():,} pairs ({told or 'none'})")
+    return lines
+
+
+def _rounds(curve: list[dict[str, Any]], taken: int) -> list[str]:
+    def share(of: Mapping[str, Any]) -> str:
+        if of["value"] is None:
+            return "none"
+        return f"{100 * of['value']:.1f} % ({100 * of['low']:.1f} to {100 * of['high']:.1f} of {of['n']})"
+
+    return [
+        "Shares with their 95 % intervals; round 0 is what was begun with.",
+        "",
+        "| round | right | benign rows forwarded | risky rows rewritten | tokens of a trace |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {one['round']}{' (taken)' * (one['round'] == taken)} | {share(one['right'])} | {share(one['forward'])} |"
+            f" {share(one['caught'])} | {one['tokens']['value']:.1f} |"
+            for one in curve
+        ),
     ]
 
 
@@ -88,17 +188,26 @@ def _table(held_out: dict[str, dict[str, float]]) -> list[str]:
     ]
 
 
-def _serving(out: Path, state: dict[str, Any], adapter: bool) -> list[str]:
-    run = shlex.quote(str(out))
-    lines = [f"vlmguard refine PROMPT --image FILE --rewriter local:{run}    # in this process"]
+def _serving(out: Path) -> list[str]:
+    run, adapter = shlex.quote(str(out)), _adapter(out)
     if adapter:
-        lines += [
-            f"vlmguard train merge {run} --out MERGED                     # whole weights, for any server",
-            *vllm_command(state["base"], out / MODEL, state["recipe"]["lora"].get("r", 8)),
-        ]
+        merging = [f"vlmguard train merge {run} --out MERGED                     # whole weights, for any server"]
+        command = vllm_command(adapter["base_model_name_or_path"], out / MODEL, adapter.get("r", 8))
     else:
-        lines += vllm_command(str(out / MODEL))
-    return [*lines, f"vlmguard serve … --rewriter endpoint:http://127.0.0.1:8000/v1#{SERVED}"]
+        merging, command = [], vllm_command(str(out / MODEL))
+    return [
+        "## How to serve it",
+        "",
+        "```",
+        f"vlmguard refine PROMPT --image FILE --rewriter local:{run}    # in this process",
+        *merging,
+        *command,
+        f"vlmguard serve … --rewriter endpoint:http://127.0.0.1:8000/v1#{SERVED}",
+        "```",
+        "",
+        "The chat template lies beside the weights (`chat_template.jinja`) and is the one it was trained with. The settings are in"
+        " `run.json`.",
+    ]
 
 
 def vllm_command(base: str, adapter: Path | None = None, rank: int = 0) -> list[str]:

@@ -17,26 +17,23 @@ from vlmguard.errors import InputError, MissingExtraError, TrainError
 from vlmguard.images import shown
 from vlmguard.models.local import resolve
 from vlmguard.models.special_tokens import without_special_tokens
-from vlmguard.train.base import check_lora, freeze_others, load_model, load_processor
+from vlmguard.train.base import check_base, check_lora, freeze_others, load_model, load_processor
 from vlmguard.train.pairs import Pair
 from vlmguard.train.preference import Preference
 from vlmguard.train.recipe import Recipe
 from vlmguard.train.rows import Row
 from vlmguard.train.run import CHECKPOINTS, MODEL, publish, staged
-from vlmguard.train.settings import settings_of, without_foreign_warnings
+from vlmguard.train.settings import model_init, settings_of, trainer_settings, without_foreign_warnings
 from vlmguard.train.stage import Tell, explained
 
+_MEASURED = "the rewriter is measured between rounds"
 FIXED: dict[str, tuple[Any, str]] = {
-    "max_length": (None, "TRL would cut rows, and image tokens among them"),
-    "remove_unused_columns": (False, "rows are built when they are asked for"),
-    "disable_tqdm": (True, "the progress bar is ours"),
     "report_to": ("none", "metrics go into the folder of the round"),
-    "logging_nan_inf_filter": (False, "it would hide what a run stops at"),
-    "eval_strategy": ("no", "the rewriter is measured between rounds"),
-    "resume_from_checkpoint": (None, "the same command goes on from the last whole checkpoint by itself"),
+    "eval_strategy": ("no", _MEASURED),
+    "eval_on_start": (False, _MEASURED),
 }
-"""What no recipe may set otherwise, and why. The folder of the checkpoints and the seed, which each round has of its own, are
-added to it."""
+"""What no recipe may set otherwise, beside ``settings.OWNED``. The folder of the checkpoints and the seed, which each round has of
+its own, are added to it."""
 LOG = "log"
 """Folder in a round: metrics of its training, as JSON Lines and for TensorBoard."""
 DEFAULTS: dict[str, Any] = {
@@ -66,9 +63,11 @@ def check_settings(recipe: Preference, out: Path) -> None:
     with without_foreign_warnings():
         _, init = _settings(recipe, out, recipe.seed)
         base, adapter = resolve(recipe.model_place, None)
+        begun = Recipe(base, recipe.dataset, parts=recipe.parts)
+        check_base(begun, "model")
         lora = _lora(recipe, adapter)
         if lora is not None:
-            check_lora(_outline(base, init), lora, Recipe(base, recipe.dataset, parts=recipe.parts))
+            check_lora(_outline(base, init), lora, begun)
 
 
 def _outline(base: str, init: dict[str, Any]) -> Any:
@@ -228,17 +227,12 @@ def _settings(recipe: Preference, folder: Path, seed: int) -> tuple[Any, dict[st
     import trl
 
     given = DEFAULTS | dict(recipe.trl)
-    init = given.pop("model_init_kwargs", None) or {}
+    init = model_init(given)
     fixed = FIXED | {
         "output_dir": (str(folder / CHECKPOINTS), "it lies in the folder of the round"),
         "seed": (seed, "the recipe has a seed for the whole run"),
     }
-    config = settings_of(trl.DPOConfig, "trl", given, fixed)
-    if config.max_steps <= 0 and config.num_train_epochs <= 0:
-        raise InputError(
-            f"trl.num_train_epochs is {config.num_train_epochs}, so that nothing would be trained: set it above 0"
-        )
-    return config, init
+    return trainer_settings(trl.DPOConfig, given, fixed), init
 
 
 def _lora(recipe: Preference, adapter: str | None) -> Any:

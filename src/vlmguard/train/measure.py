@@ -184,7 +184,7 @@ def _picture_tokens(processor: Any) -> frozenset[int]:
 
 
 def measure(probe: Probe, *, workers: int = 0, advance: Callable[[int], None] = lambda steps: None) -> Lengths:
-    """All rows, in ``workers`` processes. Raises ``InputError`` when pictures are missing, or no row is left."""
+    """All rows, in ``workers`` processes. Raises ``InputError`` when pictures are missing."""
     from torch.utils.data import DataLoader
 
     numbers = np.zeros((3, len(probe)), dtype=np.int32)
@@ -197,14 +197,11 @@ def measure(probe: Probe, *, workers: int = 0, advance: Callable[[int], None] = 
     if broken := [row for row in errors if row.broken]:
         shown = "; ".join(f"{row.id}: {row.error}" for row in broken[:_SHOWN])
         raise InputError(f"the dataset is broken in {len(broken):,} of {len(probe):,} rows: {shown}")
-    if len(errors) == len(probe):
-        first = f", the first since {errors[0].error}" if errors else ""
-        raise InputError(f"none of {len(probe):,} rows can be trained on{first}")
     return Lengths(numbers[0], numbers[1], numbers[2], tuple(errors))
 
 
 def write_lengths(lengths: Lengths, numbers: Path, errors: Path, validation: Sequence[Measured] = ()) -> None:
-    """The numbers of all rows as NumPy's ``.npz``, and the error rows, those for validation too, with their reasons, a line each."""
+    """The numbers of the training rows as NumPy's ``.npz``, and the error rows of both splits with their reasons, a line each."""
     errors.unlink(missing_ok=True)
     with Appender(errors) as out:
         for split, rows in (("train", lengths.errors), ("validation", validation)):
@@ -216,10 +213,11 @@ def write_lengths(lengths: Lengths, numbers: Path, errors: Path, validation: Seq
     fresh.replace(numbers)
 
 
-def read_lengths(numbers: Path, errors: Path) -> Lengths:
-    """The inverse, for the rows that are trained on."""
+def read_lengths(numbers: Path, errors: Path) -> tuple[Lengths, tuple[Measured, ...]]:
+    """The inverse: the training rows, and the error rows for validation."""
     with np.load(numbers) as kept:
         asked, said, images = (kept[name] for name in ("asked", "said", "images"))
-    forms = [form for form in read_rows(errors) if form.get("split", "train") == "train"]
-    rows = [Measured(form["row"], form["id"], error=form["reason"]) for form in forms]
-    return Lengths(asked, said, images, tuple(rows))
+    found: dict[str, list[Measured]] = {"train": [], "validation": []}
+    for form in read_rows(errors):
+        found[form.get("split", "train")].append(Measured(form["row"], form["id"], error=form["reason"]))
+    return Lengths(asked, said, images, tuple(found["train"])), tuple(found["validation"])

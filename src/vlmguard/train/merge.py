@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from vlmguard.errors import InputError, MissingExtraError, ModelError, TrainError
+from vlmguard.models.hub import check_known
 from vlmguard.models.local import resolve
 from vlmguard.train.run import MODEL, publish, staged
 
@@ -22,7 +23,7 @@ def merge(run: Path, out: Path) -> Path:
     Raises:
         InputError: there is no adapter in ``run`` that names its base and fits it, or something in ``out``.
         MissingExtraError: the extra ``local`` is not installed.
-        ModelError: the run is not finished.
+        ModelError: the run is not finished, or its base cannot be had.
         TrainError: the disk does not take it; then nothing is there.
     """
     if not run.is_dir():
@@ -41,6 +42,7 @@ def merge(run: Path, out: Path) -> Path:
         ) from error
     if adapter is None:
         raise InputError(f"{run} holds whole weights, which need no merging: serve {base}")
+    check_known(base)
     try:
         from peft import PeftModel
         from transformers import AutoModelForImageTextToText, AutoProcessor

@@ -4,10 +4,10 @@ A round samples several traces of each row from the rewriter, has them verified 
 (``pairs.py``) and trains on these (``dpo.py``); the next round samples from what came of it. After each round the rewriter is
 measured on held-out rows (``curve.py``).
 
-RUN/run.json as of any run · outcomes.jsonl what the target answered and the judge said · curve.json, curve.png ·
-round-N/traces.jsonl, pairs.jsonl with the reason of each order, log/ of the training, held_out.jsonl, checkpoints/, model/ · model/ the
-best round's rewriter, which ``local:RUN`` serves; where no round is better than what was begun with, a copy of that (round 0). Each of
-these is whole or not there, and none is made twice.
+RUN/run.json and the model card README.md as of any run · outcomes.jsonl what the target answered and the judge said · curve.json,
+curve.png · round-N/traces.jsonl, pairs.jsonl with the reason of each order, log/ of the training, held_out.jsonl, checkpoints/, model/ ·
+model/ the best round's rewriter, which ``local:RUN`` serves; where no round is better than what was begun with, a copy of that (round
+0). Each of these is whole or not there, and none is made twice.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from vlmguard.models.wrapper import close
 from vlmguard.policy import Policy, load_policy
 from vlmguard.protocols import Model, Several
 from vlmguard.rewriters.quoting import PROMPTS
+from vlmguard.train.card import write_preferred_card
 from vlmguard.train.curve import CHOSEN, Held, best, measure, write_curve
 from vlmguard.train.dpo import Tokens, check_settings, train_dpo
 from vlmguard.train.lineage import check_unseen
@@ -54,6 +55,7 @@ from vlmguard.train.run import (
     versions,
     write_json,
 )
+from vlmguard.train.stage import device_name
 from vlmguard.types import Sample, Sampling
 
 T = TypeVar("T")
@@ -406,7 +408,8 @@ def _hand_over(job: _Job, number: int, curve: Sequence[dict[str, Any]]) -> None:
         raise TrainError(
             f"{job.out / MODEL} could not be written ({error}): free space, and run the same command again"
         ) from error
-    finish(job.out, read_state(job.out), {"round": number, "chosen": CHOSEN, "curve": list(curve)})
+    figures = {"round": number, "chosen": CHOSEN, "curve": list(curve), "device": device_name()}
+    write_preferred_card(job.out, finish(job.out, read_state(job.out), figures))
 
 
 def _begun_with(job: _Job) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmguard.errors import InputError
+from vlmguard.models.hub import at_home
 from vlmguard.recipe_file import read_recipe
 from vlmguard.train.recipe import PARTS
 
@@ -91,8 +92,9 @@ class Preference:
     @property
     def model_place(self) -> str:
         """The folder that is begun with, absolute, where there is one; else its hub id."""
-        place = self.folder / self.model
-        return str(place.resolve()) if place.is_dir() else self.model
+        model = at_home(self.model)
+        place = self.folder / model
+        return str(place.resolve()) if place.is_dir() else model
 
     @property
     def dataset_folder(self) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmguard.errors import InputError
+from vlmguard.models.hub import at_home
 from vlmguard.recipe_file import read_recipe
 
 PARTS = ("language", "projector", "vision")
@@ -59,8 +60,9 @@ class Recipe:
     @property
     def base_place(self) -> str:
         """The base model's folder, absolute, where there is one; else its hub id."""
-        place = self.folder / self.base
-        return str(place.resolve()) if place.is_dir() else self.base
+        base = at_home(self.base)
+        place = self.folder / base
+        return str(place.resolve()) if place.is_dir() else base
 
     @property
     def dataset_folder(self) -> Path:

@@ -98,6 +98,7 @@ class Stage:
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if checkpoint:
             self.tell(f"goes on from step {step}")
+            trainer.args.eval_on_start = False  # that was then
         watchers: list[Any] = [Diary(self.out, step, self.tell), Bar(self.tell)] if self.main else []
 
         def heard(step: int, rewritten: list[Rewritten], figures: Mapping[str, Interval]) -> None:

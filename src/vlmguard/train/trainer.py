@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from transformers import get_scheduler
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 
-from vlmguard.errors import TrainError
+from vlmguard.errors import InputError, TrainError
 from vlmguard.statistics import Interval
 from vlmguard.train.held_out import HeldOut, Rewritten, figures
 from vlmguard.train.run import settle
@@ -42,6 +43,25 @@ class Careful:
     model: Any
     model_wrapped: Any
     is_fsdp_enabled: bool
+    get_optimizer_cls_and_kwargs: Callable[..., tuple[Any, dict[str, Any]]]
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._try_optimizer()
+
+    def _try_optimizer(self) -> None:
+        """Makes optimizer and schedule once, for a weight of its own: TRL would only when training begins. Raises ``InputError``."""
+        try:
+            kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            weights = [torch.nn.Parameter(torch.zeros(1))]
+            plain = str(getattr(kind, "__module__", "")).startswith("torch.optim")  # others may want the whole model
+            optimizer = kind(weights, **keywords) if plain else torch.optim.SGD(weights, lr=self.args.learning_rate)
+            get_scheduler(
+                self.args.lr_scheduler_type, optimizer, num_warmup_steps=0, num_training_steps=1,
+                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+            )  # fmt: skip
+        except (TypeError, ValueError, ImportError) as error:
+            raise InputError(f"trl: optimizer and schedule cannot be made of these settings: {error}") from error
 
     # -----------------------------------------------------------------------------------------------------------------
     # Held-out rewriting

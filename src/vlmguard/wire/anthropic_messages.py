@@ -7,46 +7,76 @@ documents and search results, which are data and not the user's wish; they come 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from vlmguard.errors import WireError
 from vlmguard.types import Chat, Image, Message, Opaque, Part, Reason, Role, Text
+from vlmguard.wire import members
 from vlmguard.wire.answers import error_type, event, to_bytes
-from vlmguard.wire.content import opaque, read_choice, read_content, read_definitions, read_fields, read_string
+from vlmguard.wire.content import (
+    opaque,
+    read_content,
+    read_fields,
+    read_name,
+    read_remote_tools,
+    read_string,
+    read_tools,
+)
 from vlmguard.wire.json_text import Place, quote, read_object
+from vlmguard.wire.members import Kind, Members, each, has_own_prompt
+from vlmguard.wire.openai_chat import beside
 from vlmguard.wire.pictures import read_base64, read_url
 from vlmguard.wire.request import Request, Shapes, Turn, make_request, string_opening
 from vlmguard.wire.request import splice as splice_request
 
 _REMOTE = {"mcp_servers": "remote tools", "container": "stored container"}
 """Members that name what stands on servers, and what it is."""
-_DEFINITIONS = ("tools", "output_config", "output_format")
-_BODY = frozenset({"messages", "system", "model", "stream", "tool_choice", *_REMOTE, *_DEFINITIONS})
-_MESSAGE = frozenset({"role", "content"})
-_BLOCK = frozenset({"type", "text", "source", "content", "title", "context", "input"})
-_SOURCE = frozenset({"type", "media_type", "data", "url", "file_id", "content"})
+_BODY = members.body(
+    {
+        **dict.fromkeys(("messages", "system", "output_config", *_REMOTE), Kind.READ),
+        "output_format": Kind.READ,
+    }
+)
+_MESSAGE = Members({**each(Kind.READ, "role content"), "id": Kind.ID, **each(Kind.NAMES, "type usage stop_reason")})
+_BLOCKS = {
+    "text": each(Kind.READ, "text"),
+    "image": each(Kind.READ, "source"),
+    "document": each(Kind.READ, "source title context"),
+    "search_result": each(Kind.READ, "source title content"),
+    "tool_use": {**each(Kind.READ, "input name"), **each(Kind.ID, "id"), "caller": Kind.NAMES},
+    "tool_result": {**each(Kind.READ, "content"), "tool_use_id": Kind.ID},
+}
+_ANY = {"type": Kind.READ, "cache_control": Kind.NAMES}
+_BLOCK = {kind: Members({**_ANY, "citations": Kind.NAMES, **own}) for kind, own in _BLOCKS.items()}
+_OTHER_BLOCK = Members({**_ANY, **{key: kind for own in _BLOCKS.values() for key, kind in own.items()}})
+"""Of a kind that is not read: its members count for their spelling only."""
+_SOURCES = {"base64": "data", "text": "data", "url": "url", "file": "file_id", "content": "content"}
+"""Kinds of source, and where their content stands."""
+_SOURCE = Members({**dict.fromkeys(("type", *_SOURCES.values()), Kind.READ), "media_type": Kind.NAMES})
+_ADDRESS = re.compile(r"[!-~]{0,200}\Z")
+"""Where a search result comes from: an address, a name, and no words."""
+_LOCAL_TOOLS = ("custom", "function", "bash_", "text_editor_", "computer_", "memory_", "tool_search_")
+"""How the types begin of tools that the client calls, or that bring nothing in."""
 _ROLES: tuple[Role, ...] = ("user", "assistant", "system")
 _DATA = ("document", "search_result")
 
 
 def read(body: bytes) -> Request:
     """Raises ``WireError``, which names the place by its JSON pointer."""
-    value = read_fields(read_object(body), "", _BODY)
+    rows: list[Part] = []
+    value = read_fields(read_object(body), "", _BODY, rows)
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
         raise WireError("/messages is a list of at least one message")
-    turns = [*_read_remote_state(value), *_read_system(value)]
+    opening = () if has_own_prompt(rows, value) else (string_opening(value, "system"),)
+    rows += (Opaque(kind, f"/{key}", Reason.REMOTE_STATE) for key, kind in _REMOTE.items() if value.get(key))
+    rows += read_remote_tools(value.get("tools"), _LOCAL_TOOLS)
+    turns = [*beside(rows), *_read_system(value)]
     for number, message in enumerate(messages):
         turns += _read_message(message, f"/messages/{number}")
-    tools = (*read_definitions(value, _DEFINITIONS), *read_choice(value, "tool_choice"))
-    return make_request(body, value, turns, (string_opening(value, "system"),), tools)
-
-
-def _read_remote_state(value: dict[str, Any]) -> Iterator[Turn]:
-    """What reaches the model from a server and never comes by here: a turn of its own."""
-    if parts := tuple(Opaque(kind, f"/{key}", Reason.REMOTE_STATE) for key, kind in _REMOTE.items() if value.get(key)):
-        yield Turn(Message("user", parts))
+    return make_request(body, value, turns, opening, read_tools(value, "output_config", "output_format"))
 
 
 def _read_system(value: dict[str, Any]) -> Iterator[Turn]:
@@ -56,16 +86,17 @@ def _read_system(value: dict[str, Any]) -> Iterator[Turn]:
 
 
 def _read_message(value: object, path: str) -> Iterable[Turn]:
-    message = read_fields(value, path, _MESSAGE)
+    rows: list[Part] = []
+    message = read_fields(value, path, _MESSAGE, rows)
     role = next((known for known in _ROLES if message.get("role") == known), None)
     if role is None:
         raise WireError(f"{path}/role is one of {', '.join(_ROLES)}, not {str(message.get('role'))[:40]!r}")
     content = message.get("content")
     if role == "user" and isinstance(content, list):
-        return _read_user_turns(content, f"{path}/content")
+        return (*beside(rows), *_read_user_turns(content, f"{path}/content"))
     read = _read_said_block if role == "assistant" else _read_block
     parts, words = read_content(message, "content", path, read)
-    return (Turn(Message(role, tuple(parts)), words),)
+    return (Turn(Message(role, (*parts, *rows)), words),)
 
 
 def _read_user_turns(blocks: list[object], path: str) -> Iterator[Turn]:
@@ -75,12 +106,14 @@ def _read_user_turns(blocks: list[object], path: str) -> Iterator[Turn]:
     end = Place("first", path)
     for number, value in enumerate(blocks):
         pointer = f"{path}/{number}"
-        block = read_fields(value, pointer, _BLOCK)
+        block = _require_block(value, pointer)
         if block.get("type") == "tool_result":
             yield from _user_turns(run, data, end)
             run, data = [], []
+            rows: list[Part] = []
+            read_fields(block, pointer, _BLOCK["tool_result"], rows)
             parts, words = read_content(block, "content", pointer, _read_block)
-            yield Turn(Message("tool", tuple(parts)), words)
+            yield Turn(Message("tool", (*parts, *rows)), words)
         elif block.get("type") in _DATA:
             data.append(Turn(Message("tool", tuple(_read_block(block, pointer)))))
         else:
@@ -99,50 +132,70 @@ def _user_turns(run: list[Part], data: list[Turn], end: Place) -> Iterator[Turn]
 
 def _read_said_block(value: object, path: str) -> Iterable[Part]:
     """A block of the model's own: what it asked of a tool is read as words."""
-    block = read_fields(value, path, _BLOCK)
+    block = _require_block(value, path)
     if block.get("type") == "tool_use" and isinstance(block.get("input"), dict):
-        return (Text(quote(block["input"]), f"{path}/input"),)
+        rows: list[Part] = []
+        read_fields(block, path, _BLOCK["tool_use"], rows)
+        return (Text(quote(block["input"]), f"{path}/input"), *read_name(block, path), *rows)
     return _read_block(block, path)
 
 
+def _require_block(value: object, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise WireError(f"{path} is an object")
+    return value
+
+
 def _read_block(value: object, path: str) -> Iterable[Part]:
-    block = read_fields(value, path, _BLOCK)
-    match block.get("type"):
+    block = _require_block(value, path)
+    kind = block.get("type")
+    rows: list[Part] = []
+    read_fields(block, path, _BLOCK.get(kind, _OTHER_BLOCK) if isinstance(kind, str) else _OTHER_BLOCK, rows)
+    match kind:
         case "text":
-            return (read_string(block, "text", path),)
+            return (read_string(block, "text", path), *rows)
         case "image":
-            return (_read_image(block, path),)
+            return (*_read_image(block, path), *rows)
         case "document":
-            return _read_document(block, path)
+            return (*_read_document(block, path), *rows)
         case "search_result":
             parts, _ = read_content(block, "content", path, _read_block)
-            return (*parts, *_read_labels(block, path))
-        case kind:
+            return (*parts, *_read_labels(block, path), *rows)
+        case _:
             return (opaque(kind, path),)
 
 
-def _read_source(block: dict[str, Any], path: str) -> dict[str, Any]:
-    return read_fields(block.get("source"), f"{path}/source", _SOURCE)
-
-
-def _read_image(block: dict[str, Any], path: str) -> Part:
-    source = _read_source(block, path)
+def _read_source(block: dict[str, Any], path: str, rows: list[Part]) -> tuple[object, dict[str, Any], str]:
+    """The kind of a block's source, the source, and where it stands. Raises ``WireError`` when it says two things."""
     pointer = f"{path}/source"
-    match source.get("type"):
+    source = read_fields(block.get("source"), pointer, _SOURCE, rows)
+    kind = source.get("type")
+    own = _SOURCES.get(kind) if isinstance(kind, str) else None
+    more = [key for key in dict.fromkeys(_SOURCES.values()) if key != own and source.get(key) is not None]
+    if own is not None and more:
+        raise WireError(f"{pointer} is of type {kind!r} and holds {' and '.join(more)}: send one block for each")
+    return kind, source, pointer
+
+
+def _read_image(block: dict[str, Any], path: str) -> Iterable[Part]:
+    rows: list[Part] = []
+    kind, source, pointer = _read_source(block, path, rows)
+    match kind:
         case "base64":
-            return read_base64(read_string(source, "data", pointer).text, pointer)
+            part = read_base64(read_string(source, "data", pointer).text, pointer)
         case "url":
-            return read_url(read_string(source, "url", pointer).text, pointer)
+            part = read_url(read_string(source, "url", pointer).text, pointer)
         case "file":
-            return opaque("file id", pointer)
+            part = opaque("file id", pointer)
         case _:
-            return opaque("unknown image", pointer)
+            part = opaque("unknown image", pointer)
+    return (part, *rows)
 
 
 def _read_document(block: dict[str, Any], path: str) -> Iterable[Part]:
-    source = _read_source(block, path)
-    pointer = f"{path}/source"
-    match source.get("type"):
+    rows: list[Part] = []
+    kind, source, pointer = _read_source(block, path, rows)
+    match kind:
         case "text":
             parts: list[Part] = [read_string(source, "data", pointer)]
         case "content":
@@ -153,14 +206,18 @@ def _read_document(block: dict[str, Any], path: str) -> Iterable[Part]:
             parts = [opaque("file id", pointer)]
         case _:
             parts = [opaque("document", pointer)]
-    return (*parts, *_read_labels(block, path))
+    return (*parts, *_read_labels(block, path), *rows)
 
 
 def _read_labels(block: dict[str, Any], path: str) -> Iterator[Text]:
-    """What a document or a search result says about itself."""
+    """What a document or a search result says about itself; where it comes from, when that is no address."""
     for key in ("title", "context"):
         if block.get(key) is not None:
             yield read_string(block, key, path)
+    if block.get("type") == "search_result" and block.get("source") is not None:
+        source = read_string(block, "source", path)
+        if not _ADDRESS.match(source.text):
+            yield source
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vlmguard.errors import WireError
 from vlmguard.types import Opaque, Part, Reason, Text
 from vlmguard.wire.json_text import Place
+from vlmguard.wire.members import CHOICES, DEFINITIONS, Members
 
 Read = Callable[[object, str], Iterable[Part]]
 """Reads one element of a list of parts: (element, its pointer) → parts."""
 _LONGEST_KIND = 40
-_NAME = re.compile(r"[\w.-]{0,64}\Z")
+_NAME = re.compile(r"[\w.-]{0,64}\Z", re.ASCII)
 """What is taken for a name or a switch (``"auto"``, ``"json_object"``), and not for words to a model."""
+_NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+_SEVERAL = 3
+"""Words from which on a name may say something: fewer are a person's, or a function's."""
 
 
-def read_fields(value: object, path: str, known: frozenset[str]) -> dict[str, Any]:
-    """``value`` as an object in which none of the ``known`` keys is spelled in another way.
-
-    Some readers (Go's encoding/json among them) take ``Content`` for ``content``: what we would pass over as an unknown
-    field is then what the model reads. Raises ``WireError``.
-    """
+def read_fields(value: object, path: str, members: Members, rows: list[Part]) -> dict[str, Any]:
+    """``value`` as an object. What it holds beside that which is read goes to ``rows``. Raises ``WireError``."""
     if not isinstance(value, dict):
         raise WireError(f"{path or 'the body'} is an object")
-    for key in value:
-        if key not in known and key.casefold() in known:
-            raise WireError(f"{path or 'the body'} has the key {key!r}: write {key.casefold()!r}")
+    rows += members.unread(value, path)
     return value
 
 
@@ -79,6 +78,12 @@ def read_definitions(body: dict[str, Any], keys: Iterable[str], path: str = "") 
     return tuple(found)
 
 
+def read_tools(body: dict[str, Any], *more: str) -> tuple[Text, ...]:
+    """What a body defines for the model, in the members of all dialects and in ``more`` of its own."""
+    found = read_definitions(body, (*(key for key in DEFINITIONS if key in body), *more))
+    return (*found, *(text for key in CHOICES if key in body for text in read_choice(body, key)))
+
+
 def read_choice(body: dict[str, Any], key: str, path: str = "") -> Iterable[Text]:
     """What stands at ``key``, where only names belong (which tool to use), when it says more than names."""
     words = _words(body.get(key))
@@ -86,14 +91,33 @@ def read_choice(body: dict[str, Any], key: str, path: str = "") -> Iterable[Text
         yield Text("\n".join(words), f"{path}/{key}")
 
 
-def read_name(holder: dict[str, Any], path: str) -> Iterable[Part]:
-    """The ``name`` in ``holder``, the object at ``path``, when it is none that an API takes: templates write it into the prompt."""
-    name = holder.get("name")
+def read_name(holder: dict[str, Any], path: str, *, spoken: bool = False, key: str = "name") -> Iterable[Part]:
+    """The name at ``key`` in ``holder``, the object at ``path``, when it is none that an API takes: templates write it into the
+    prompt. ``spoken``: it names who speaks in a judged turn, and one of several words is read as these words."""
+    name = holder.get(key)
     if isinstance(name, str):
         if _NAME.match(name) is None:
-            yield Text(name, f"{path}/name")
+            yield Text(name, f"{path}/{key}")
+        elif spoken and len(words := _NAME_WORD.findall(name)) >= _SEVERAL:
+            yield Text(" ".join(words), f"{path}/{key}")
     elif name is not None:
-        yield opaque("name", f"{path}/name")
+        yield opaque("name", f"{path}/{key}")
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` can be taken for a name, and not for words."""
+    return _NAME.match(text) is not None
+
+
+def read_remote_tools(tools: object, local: tuple[str, ...], path: str = "/tools") -> Iterator[Opaque]:
+    """Tools that the model's server calls by itself: what they answer never comes by here.
+
+    ``local``: how the types begin of those that the client calls.
+    """
+    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and not kind.startswith(local):
+            yield replace(opaque(f"{kind} tool", f"{path}/{number}"), reason=Reason.REMOTE_STATE)
 
 
 def _definition(value: object, path: str) -> Text:

@@ -133,6 +133,7 @@ _GAP = re.compile(rb"[ \t\n\r,:]*")
 _SCALAR = re.compile(rb"[^ \t\n\r,\]}]+")
 _MARK = re.compile(rb'["\[\]{}]')
 _QUOTE, _BACKSLASH = b'"\\'
+_ARRAY, _OBJECT = b"[{"
 _OPENING, _CLOSING = b"[{", b"]}"
 _Tree = dict[str, Any]
 
@@ -239,39 +240,97 @@ Edit = tuple[Place, Any]
 
 
 def edit(body: bytes, edits: Iterable[Edit]) -> bytes:
-    """``body`` with ``edits`` made: every other byte stays. Raises ``WireError`` when a place is not there."""
-    edits = list(edits)
-    found = spans(body, {_anchor(place) for place, _ in edits})
-    cuts: list[tuple[Span, bytes]] = []
-    for place, value in edits:
-        if (span := found.get(_anchor(place))) is None:
-            raise WireError(f"{place.pointer} cannot be written: it is not in the body")
-        cuts.append(_cut(body, span, place, value))
+    """``body`` with ``edits`` made: every other byte stays.
+
+    Several values may go to one place, in their order; a text before a string that is replaced goes before the new one. Raises
+    ``WireError`` when a place is not there or two edits write the same bytes.
+    """
+    edits = list(_composed(edits))
+    wanted = {pointer for place, _ in edits for pointer in (place.pointer, _above(place.pointer))}
+    found = spans(body, wanted)
+    members = [place for place, _ in edits if place.action == "member"]
+    if len(set(members)) < len(members):
+        raise _refused(members[-1], "it would stand there twice")
+    cuts = sorted((_cut(body, found, place, value) for place, value in edits), key=lambda cut: cut.span)
     pieces: list[bytes] = []
     at = 0
-    for (start, end), new in sorted(cuts, key=lambda cut: cut[0]):
-        pieces += (body[at:start], new)
+    for number, cut in enumerate(cuts):
+        start, end = cut.span
+        if start < at:
+            raise WireError(f"{cut.place.pointer} cannot be written: another change writes there too")
+        pieces += (body[at:start], cut.new)
+        if cut.opens and (not _is_last(cuts, number) or body[_gap(body, start)] not in _CLOSING):
+            pieces.append(b",")
         at = end
     return b"".join((*pieces, body[at:]))
 
 
+def _composed(edits: Iterable[Edit]) -> Iterator[Edit]:
+    """``edits``, in which no string that is replaced has a text to go before it: that text is part of the new string."""
+    edits = list(edits)
+    replaced = {place.pointer for place, _ in edits if place.action == "replace"}
+    heads: dict[str, str] = {}
+    for place, value in edits:
+        if place.action == "prefix" and place.pointer in replaced:
+            heads[place.pointer] = heads.get(place.pointer, "") + value
+    for place, value in edits:
+        if place.pointer not in heads or place.action not in ("prefix", "replace"):
+            yield place, value
+        elif place.action == "replace":
+            if not isinstance(value, str):
+                raise _refused(place, "a text goes before a string")
+            yield place, heads[place.pointer] + value
+
+
 def _anchor(place: Place) -> str:
     """The value that must be there for a place to exist."""
-    return place.pointer.rpartition("/")[0] if place.action == "member" else place.pointer
+    return _above(place.pointer) if place.action == "member" else place.pointer
 
 
-def _cut(body: bytes, span: Span, place: Place, value: object) -> tuple[Span, bytes]:
+def _above(pointer: str) -> str:
+    return pointer.rpartition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    span: Span
+    """The bytes that ``new`` takes the place of."""
+    new: bytes
+    place: Place
+    opens: bool = False
+    """Whether it stands behind an opening bracket, so that a comma parts it from what follows."""
+
+
+def _cut(body: bytes, found: dict[str, Span], place: Place, value: object) -> _Cut:
+    if (span := found.get(_anchor(place))) is None:
+        raise _refused(place, "it is not in the body")
     start, end = span
     new = quote(value)
     match place.action:
         case "replace":
-            return span, new.encode()
+            return _Cut(span, new.encode(), place)
         case "prefix":
-            return (start + 1, start + 1), new[1:-1].encode()
+            if body[start] != _QUOTE or not isinstance(value, str):
+                raise _refused(place, "a text goes before a string")
+            return _Cut((start + 1, start + 1), new[1:-1].encode(), place)
         case "after":
-            return (end, end), f",{new}".encode()
+            if not place.pointer or body[found[_above(place.pointer)][0]] != _ARRAY:
+                raise _refused(place, "it is no element of an array")
+            return _Cut((end, end), f",{new}".encode(), place)
+        case "first":
+            if body[start] != _ARRAY:
+                raise _refused(place, "it is no array")
         case "member":
-            name = unescape(place.pointer.rpartition("/")[2])
-            new = f"{quote(name)}:{new}"
-    comma = "" if body[_gap(body, start + 1)] in _CLOSING else ","
-    return (start + 1, start + 1), f"{new}{comma}".encode()
+            if body[start] != _OBJECT or place.pointer in found:
+                raise _refused(place, "it stands there already, or above it is no object")
+            new = f"{quote(unescape(place.pointer.rpartition('/')[2]))}:{new}"
+    return _Cut((start + 1, start + 1), new.encode(), place, opens=True)
+
+
+def _is_last(cuts: list[_Cut], number: int) -> bool:
+    """Whether no other cut stands where this one does."""
+    return number + 1 == len(cuts) or cuts[number + 1].span != cuts[number].span
+
+
+def _refused(place: Place, why: str) -> WireError:
+    return WireError(f"{place.pointer or 'the body'} cannot be written: {why}")

@@ -3,86 +3,79 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from vlmguard.errors import WireError
-from vlmguard.types import ROLES, Chat, Message, Opaque, Part, Reason, Role
+from vlmguard.types import JUDGED_ROLES, ROLES, Chat, Message, Opaque, Part, Reason, Role
+from vlmguard.wire import members
 from vlmguard.wire.answers import DONE, event, to_bytes
 from vlmguard.wire.content import (
     opaque,
-    read_choice,
     read_content,
     read_definitions,
     read_fields,
     read_name,
+    read_remote_tools,
     read_string,
+    read_tools,
 )
 from vlmguard.wire.json_text import Place, read_object
+from vlmguard.wire.members import Kind, Members, each, has_own_prompt
 from vlmguard.wire.openai_parts import error, read_part, write_image
 from vlmguard.wire.request import Request, Shapes, Turn, make_request
 from vlmguard.wire.request import splice as splice_request
 
 __all__ = ["blocked", "blocked_stream", "error", "read", "splice"]
 
-BESIDE = (
-    "documents",
-    "chat_template",
-    "chat_template_kwargs",
-    "prompt_embeds",
-    "prompt_token_ids",
-    "input_ids",
-    "kv_transfer_params",
-    "prediction",
-)
-"""Members with which servers (vLLM and its like, most of them) take content beside the messages."""
-SHAPES = ("response_format", "structured_outputs", "guided_json")
-"""Members with which a client asks for an answer of a shape."""
-_DEFINITIONS = ("tools", "functions", *SHAPES)
-_SWITCH = re.compile(r"[\w.-]{0,32}\Z")
-"""What a template's option may say (``"high"``) without being content."""
 _REASONING = ("reasoning_content", "reasoning")
-_BODY = frozenset({"messages", "model", "stream", "tool_choice", *BESIDE, *_DEFINITIONS})
-_MESSAGE = frozenset({"role", "name", "content", "refusal", "tool_calls", "function_call", "audio", *_REASONING})
-_CALL = frozenset({"name", "function", "custom", "arguments", "input"})
+LOCAL_TOOLS = ("function", "custom")
+"""How the types begin of tools that the client calls."""
+_BODY = members.body({"messages": Kind.READ})
+_MESSAGE = Members(
+    {
+        **each(Kind.READ, "role name content refusal tool_calls function_call audio tools reasoning_content reasoning"),
+        "tool_call_id": Kind.ID,
+        "cache_control": Kind.NAMES,
+    }
+)
+_CALL = Members({**each(Kind.READ, "function custom"), "id": Kind.ID, "type": Kind.NAMES, "index": Kind.NAMES})
+_FUNCTION = Members({**each(Kind.READ, "name arguments"), "input": Kind.OPAQUE})
+_CUSTOM = Members({**each(Kind.READ, "name input"), "arguments": Kind.OPAQUE})
 
 
 def read(body: bytes) -> Request:
     """Raises ``WireError``, which names the place by its JSON pointer."""
-    value = read_fields(read_object(body), "", _BODY)
+    rows: list[Part] = []
+    value = read_fields(read_object(body), "", _BODY, rows)
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
         raise WireError("/messages is a list of at least one message")
     turns = [_read_turn(message, f"/messages/{number}") for number, message in enumerate(messages)]
-    tools = (*read_definitions(value, _DEFINITIONS), *read_choice(value, "tool_choice"))
-    return make_request(body, value, [*read_beside(value), *turns], (_opening(messages[0]),), tools)
+    opening = () if has_own_prompt(rows, value) else (_opening(messages[0]),)
+    rows += read_remote_tools(value.get("tools"), LOCAL_TOOLS)
+    tools = [*read_tools(value)]
+    for number, message in enumerate(messages):  # vLLM takes tools from a developer's turn
+        if "tools" in message:
+            tools += read_definitions(message, ("tools",), f"/messages/{number}")
+    return make_request(body, value, [*beside(rows), *turns], opening, tuple(tools))
 
 
-def read_beside(value: dict[str, Any]) -> Iterator[Turn]:
-    """What reaches the model by another way than the messages: a turn of its own, which nobody can read."""
-    if parts := tuple(
-        opaque(key, f"/{key}") for key in BESIDE if value.get(key) and not _only_switches(key, value[key])
-    ):
-        yield Turn(Message("user", parts))
-
-
-def _only_switches(key: str, value: object) -> bool:
-    """Whether these are a template's options that can hold no content, such as ``{"enable_thinking": false}``."""
-    if key != "chat_template_kwargs" or not isinstance(value, dict) or value.keys() & set(BESIDE):
-        return False
-    return all(
-        _SWITCH.match(option) is not None if isinstance(option, str) else isinstance(option, bool | int | float | None)
-        for option in value.values()
-    )
+def beside(rows: list[Part]) -> Iterator[Turn]:
+    """What a body holds beside its messages: a turn of its own, which nobody can read."""
+    if rows:
+        yield Turn(Message("user", tuple(rows)))
 
 
 def _read_turn(value: object, path: str) -> Turn:
-    message = read_fields(value, path, _MESSAGE)
+    rows: list[Part] = []
+    message = read_fields(value, path, _MESSAGE, rows)
+    role = _read_role(message.get("role"), path)
     parts, words = read_content(message, "content", path, read_part)
+    parts += read_name(message, path, spoken=role in JUDGED_ROLES)
     parts += _read_more(message, path)
-    return Turn(Message(_read_role(message.get("role"), path), tuple(parts)), words)
+    return Turn(Message(role, (*parts, *rows)), words)
 
 
 def _read_role(role: object, path: str) -> Role:
@@ -95,8 +88,7 @@ def _read_role(role: object, path: str) -> Role:
 
 
 def _read_more(message: dict[str, Any], path: str) -> Iterator[Part]:
-    """What a message says beside its content: its reasoning, a refusal, calls of tools, spoken words, an odd name."""
-    yield from read_name(message, path)
+    """What a message says beside its content: its reasoning, a refusal, calls of tools, spoken words."""
     for key in _REASONING:
         if isinstance(message.get(key), str):
             yield read_string(message, key, path)
@@ -107,20 +99,24 @@ def _read_more(message: dict[str, Any], path: str) -> Iterator[Part]:
     if message.get("audio") is not None:
         yield Opaque("audio", f"{path}/audio", Reason.OPAQUE)
     if message.get("function_call") is not None:
-        yield from _read_call(message["function_call"], "arguments", f"{path}/function_call")
+        yield from _read_call(message["function_call"], "arguments", f"{path}/function_call", _FUNCTION)
     calls = message.get("tool_calls")
     if not isinstance(calls, list | None):
         raise WireError(f"{path}/tool_calls is a list")
     for number, value in enumerate(calls or ()):
         pointer = f"{path}/tool_calls/{number}"
-        call = read_fields(value, pointer, _CALL)
-        for member, key in (("function", "arguments"), ("custom", "input")):
+        rows: list[Part] = []
+        call = read_fields(value, pointer, _CALL, rows)
+        yield from rows
+        for member, key, known in (("function", "arguments", _FUNCTION), ("custom", "input", _CUSTOM)):
             if call.get(member) is not None:
-                yield from _read_call(call[member], key, f"{pointer}/{member}")
+                yield from _read_call(call[member], key, f"{pointer}/{member}", known)
 
 
-def _read_call(value: object, key: str, path: str) -> Iterator[Part]:
-    call = read_fields(value, path, _CALL)
+def _read_call(value: object, key: str, path: str, known: Members) -> Iterator[Part]:
+    rows: list[Part] = []
+    call = read_fields(value, path, known, rows)
+    yield from rows
     yield from read_name(call, path)
     if isinstance(call.get(key), str):
         yield read_string(call, key, path)

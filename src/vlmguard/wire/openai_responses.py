@@ -8,9 +8,22 @@ from typing import Any
 
 from vlmguard.errors import WireError
 from vlmguard.types import ROLES, Chat, Message, Opaque, Part, Reason, Role, Text
+from vlmguard.wire import members
 from vlmguard.wire.answers import event, to_bytes
-from vlmguard.wire.content import opaque, read_choice, read_content, read_definitions, read_fields, read_string
-from vlmguard.wire.json_text import escape, read_object
+from vlmguard.wire.content import (
+    is_name,
+    opaque,
+    read_content,
+    read_definitions,
+    read_fields,
+    read_name,
+    read_remote_tools,
+    read_string,
+    read_tools,
+)
+from vlmguard.wire.json_text import read_object
+from vlmguard.wire.members import Kind, Members, each, has_own_prompt
+from vlmguard.wire.openai_chat import beside
 from vlmguard.wire.openai_parts import error, read_part, write_image
 from vlmguard.wire.pictures import read_base64
 from vlmguard.wire.request import Request, Shapes, Turn, make_request, string_opening
@@ -18,22 +31,34 @@ from vlmguard.wire.request import splice as splice_request
 
 __all__ = ["blocked", "blocked_stream", "error", "read", "splice"]
 
-_DEFINITIONS = ("tools", "text")
-_BODY = frozenset(
+_REMOTE_STATE = {
+    "previous_response_id": "earlier response",
+    "conversation": "stored conversation",
+    "prompt": "stored prompt",
+}
+"""Members that name what stands on the server, and what it is."""
+_BODY = members.body(
     {
-        "input",
-        "instructions",
-        "model",
-        "stream",
-        "tool_choice",
-        "previous_response_id",
-        "conversation",
-        "prompt",
-        *_DEFINITIONS,
+        **dict.fromkeys(("input", "instructions", "text", *_REMOTE_STATE), Kind.READ),
+        **each(Kind.NAMES, "include truncation background max_output_tokens max_tool_calls"),
     }
 )
-_ITEM = frozenset({"type", "role", "content", "output", "arguments", "input", "result", "results", "outputs", "id"})
-_OUTPUT = frozenset({"text", "logs", "stdout", "stderr", "output"})
+_PROMPT = Members({"id": Kind.READ, "variables": Kind.READ, "version": Kind.NAMES})
+_MESSAGE = Members({**each(Kind.READ, "type role content"), "id": Kind.ID, **each(Kind.NAMES, "status phase")})
+_CALL = {
+    **each(Kind.READ, "type name arguments input code result summary content"),
+    **each(Kind.ID, "id call_id container_id approval_request_id"),
+    **each(Kind.NAMES, "status namespace server_label size quality background output_format"),
+}
+_OUTPUT_ITEM = Members({**each(Kind.READ, "type output name"), **each(Kind.ID, "id call_id"), "status": Kind.NAMES})
+_OUTPUT = Members(
+    {
+        **each(Kind.READ, "type text logs stdout stderr output filename"),
+        "file_id": Kind.ID,
+        **each(Kind.NAMES, "score attributes outcome"),
+    }
+)
+_STREAMS = ("text", "logs", "stdout", "stderr", "output")
 _OF_THE_MODEL = frozenset(
     {
         "reasoning",
@@ -61,19 +86,25 @@ _OF_THE_OPERATOR = frozenset(
 _RESULTS = {"mcp_call": "output", "file_search_call": "results", "code_interpreter_call": "outputs"}
 """Items in which a call and what the tool answered stand together, and where the answer stands."""
 
-_REMOTE_TOOLS = ("mcp", "file_search")
+_CALLS = {kind: Members({**_CALL, _RESULTS[kind]: Kind.READ} if kind in _RESULTS else _CALL) for kind in _OF_THE_MODEL}
+_LOCAL_TOOLS = (
+    *("function", "custom", "computer", "local_shell", "shell", "apply_patch", "namespace", "tool_search"),
+    "image_generation",
+)
+"""How the types begin of tools that the client calls, or that bring nothing in."""
 
 
 def read(body: bytes) -> Request:
     """Raises ``WireError``, which names the place by its JSON pointer."""
-    value = read_fields(read_object(body), "", _BODY)
-    turns = [*_read_remote_state(value), *_read_instructions(value), *_read_variables(value), *_read_input(value)]
-    tools = (
-        *read_definitions(value, _DEFINITIONS),
-        *read_choice(value, "tool_choice"),
-        *_read_items_tools(value.get("input")),
+    rows: list[Part] = []
+    value = read_fields(read_object(body), "", _BODY, rows)
+    opening = () if has_own_prompt(rows, value) else (string_opening(value, "instructions"),)
+    variables = list(_read_variables(value, rows))
+    rows += _read_remote_state(value)
+    turns = [*beside(rows), *_read_instructions(value), *variables, *_read_input(value)]
+    return make_request(
+        body, value, turns, opening, (*read_tools(value, "text"), *_read_items_tools(value.get("input")))
     )
-    return make_request(body, value, turns, (string_opening(value, "instructions"),), tools)
 
 
 def _read_items_tools(items: object) -> Iterator[Text]:
@@ -83,26 +114,20 @@ def _read_items_tools(items: object) -> Iterator[Text]:
             yield from read_definitions(item, ("tools",), f"/input/{number}")
 
 
-def _read_remote_state(value: dict[str, Any]) -> Iterator[Turn]:
-    """What stands on the server and reaches the model before anything here: a turn of its own, which nobody can read."""
-    members = (
-        ("previous_response_id", "earlier response"),
-        ("conversation", "stored conversation"),
-        ("prompt", "stored prompt"),
-    )
-    parts = [Opaque(kind, f"/{key}", Reason.REMOTE_STATE) for key, kind in members if value.get(key) is not None]
-    parts += _read_remote_tools(value)
-    if parts:
-        yield Turn(Message("user", tuple(parts)))
+def _read_remote_state(value: dict[str, Any]) -> Iterator[Opaque]:
+    """What stands on the server and reaches the model from there: nobody can read it."""
+    for key, kind in _REMOTE_STATE.items():
+        if value.get(key) is not None:
+            yield Opaque(kind, f"/{key}", Reason.REMOTE_STATE)
+    yield from read_remote_tools(value.get("tools"), _LOCAL_TOOLS)
+    for number, tool in enumerate(value["tools"] if isinstance(value.get("tools"), list) else ()):
+        if isinstance(tool, dict) and tool.get("type") == "shell" and not _is_local(tool.get("environment")):
+            yield Opaque("shell tool", f"/tools/{number}", Reason.REMOTE_STATE)
 
 
-def _read_remote_tools(value: dict[str, Any]) -> Iterator[Opaque]:
-    """Tools that the model's server calls by itself: what they answer never comes by here."""
-    tools = value.get("tools")
-    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if kind in _REMOTE_TOOLS:
-            yield Opaque(f"{str(kind).replace('_', ' ')} tool", f"/tools/{number}", Reason.REMOTE_STATE)
+def _is_local(environment: object) -> bool:
+    """Whether a shell is the client's own."""
+    return environment is None or (isinstance(environment, dict) and environment.get("type") == "local")
 
 
 def _read_instructions(value: dict[str, Any]) -> Iterator[Turn]:
@@ -111,16 +136,18 @@ def _read_instructions(value: dict[str, Any]) -> Iterator[Turn]:
         yield Turn(Message("system", tuple(parts)))
 
 
-def _read_variables(value: dict[str, Any]) -> Iterator[Turn]:
+def _read_variables(value: dict[str, Any], rows: list[Part]) -> Iterator[Turn]:
     """What the client fills into a stored prompt, each in a turn of its own."""
     prompt = value.get("prompt")
     if prompt is None:
         return
-    variables = read_fields(prompt, "/prompt", frozenset({"id", "variables"})).get("variables")
+    variables = read_fields(prompt, "/prompt", _PROMPT, rows).get("variables")
     if not isinstance(variables, dict | None):
         raise WireError("/prompt/variables is an object")
     for name, variable in (variables or {}).items():
-        yield Turn(Message("user", tuple(read_part(variable, f"/prompt/variables/{escape(name)}"))))
+        if not is_name(name):  # receipts hold it, and no words of the client's
+            raise WireError("the name of a variable in /prompt/variables is up to 64 letters, digits and _ . -")
+        yield Turn(Message("user", tuple(read_part(variable, f"/prompt/variables/{name}"))))
 
 
 def _read_input(value: dict[str, Any]) -> Iterator[Turn]:
@@ -137,21 +164,25 @@ def _read_input(value: dict[str, Any]) -> Iterator[Turn]:
 
 
 def _read_item(value: object, path: str) -> Iterable[Turn]:
-    item = read_fields(value, path, _ITEM)
-    kind = item.get("type")
-    if kind == "message" or (kind is None and "role" in item):
+    if not isinstance(value, dict):
+        raise WireError(f"{path} is an object")
+    kind = value.get("type")
+    rows: list[Part] = []
+    if kind == "message" or (kind is None and "role" in value):
+        item = read_fields(value, path, _MESSAGE, rows)
         parts, words = read_content(item, "content", path, read_part)
-        return (Turn(Message(_read_role(item.get("role"), path), tuple(parts)), words),)
+        return (Turn(Message(_read_role(item.get("role"), path), (*parts, *rows)), words),)
+    if isinstance(kind, str) and kind in _OF_THE_MODEL:
+        return _read_call(read_fields(value, path, _CALLS[kind], rows), kind, path, rows)
+    item = read_fields(value, path, _OUTPUT_ITEM, rows)
     if kind == "item_reference" or (kind is None and "id" in item):
         return (Turn(Message("user", (Opaque("item reference", path, Reason.REMOTE_STATE),))),)
     if not isinstance(kind, str):
         raise WireError(f"{path} is an item with a type or a role")
-    if kind in _OF_THE_MODEL:
-        return _read_call(item, kind, path)
     if kind in _OF_THE_OPERATOR:
         return (Turn(Message("developer", (opaque(kind, path),))),)
     if kind.endswith("_output"):
-        return (_read_output(item, "output", path),)
+        return (_read_output(item, "output", path, (*read_name(item, path), *rows)),)
     return (Turn(Message("user", (opaque(kind, path),))),)
 
 
@@ -162,32 +193,53 @@ def _read_role(role: object, path: str) -> Role:
     raise WireError(f"{path}/role is one of {', '.join(ROLES)}, not {str(role)[:40]!r}")
 
 
-def _read_call(item: dict[str, Any], kind: str, path: str) -> Iterator[Turn]:
+def _read_call(item: dict[str, Any], kind: str, path: str, rows: list[Part]) -> Iterator[Turn]:
     """A call that the model made; where it brings the tool's answer along, that is a turn of the tool's."""
-    said: list[Part] = [
-        read_string(item, key, path) for key in ("arguments", "input") if isinstance(item.get(key), str)
-    ]
+    said: list[Part] = [*read_name(item, path)]
+    for key in ("arguments", "input", "code"):
+        if isinstance(item.get(key), str):
+            said.append(read_string(item, key, path))
+        elif item.get(key):
+            said.append(opaque(kind, f"{path}/{key}"))
+    for key in ("summary", "content"):  # of reasoning
+        if isinstance(item.get(key), str | list):
+            said += read_content(item, key, path, _read_thought)[0]
+        elif item.get(key):
+            said.append(opaque(kind, f"{path}/{key}"))
     if isinstance(item.get("result"), str):  # image_generation_call
         said.append(read_base64(item["result"], f"{path}/result"))
+    elif item.get("result"):
+        said.append(opaque(kind, f"{path}/result"))
+    said += rows
     yield Turn(Message("assistant", tuple(said or (opaque(kind, path),))))
     if item.get(_RESULTS.get(kind, "")) is not None:
         yield _read_output(item, _RESULTS[kind], path)
 
 
-def _read_output(item: dict[str, Any], key: str, path: str) -> Turn:
+def _read_thought(value: object, path: str) -> Iterable[Part]:
+    if isinstance(value, dict) and value.get("type") in ("summary_text", "reasoning_text"):
+        rows: list[Part] = []
+        return (read_string(read_fields(value, path, _OUTPUT, rows), "text", path), *rows)
+    return (opaque("reasoning", path),)
+
+
+def _read_output(item: dict[str, Any], key: str, path: str, rows: Iterable[Part] = ()) -> Turn:
     """What a tool answered: a string, a list of parts, a screenshot, the streams of a shell."""
     if isinstance(item.get(key), dict):
-        return Turn(Message("tool", tuple(_read_output_part(item[key], f"{path}/{key}"))))
+        return Turn(Message("tool", (*_read_output_part(item[key], f"{path}/{key}"), *rows)))
     parts, words = read_content(item, key, path, _read_output_part)
-    return Turn(Message("tool", tuple(parts)), words)
+    return Turn(Message("tool", (*parts, *rows)), words)
 
 
 def _read_output_part(value: object, path: str) -> Iterable[Part]:
     if not isinstance(value, dict) or value.get("type") not in (None, "logs"):
         return read_part(value, path)
-    streams = read_fields(value, path, _OUTPUT)
-    texts = [read_string(streams, key, path) for key in streams if key in _OUTPUT and streams[key] is not None]
-    return texts or (opaque("tool output", path),)
+    parts: list[Part] = []
+    rows: list[Part] = []
+    streams = read_fields(value, path, _OUTPUT, rows)
+    parts += (read_string(streams, key, path) for key in streams if key in _STREAMS and streams[key] is not None)
+    parts += (*read_name(streams, path, key="filename"), *rows)
+    return parts or (opaque("tool output", path),)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

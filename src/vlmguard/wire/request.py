@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,10 +10,11 @@ from vlmguard.errors import WireError
 from vlmguard.types import Chat, Image, Message, Opaque, Text
 from vlmguard.wire.content import read_envelope
 from vlmguard.wire.json_text import Edit, Place, edit, unescape
-from vlmguard.wire.pictures import REMOTE
+from vlmguard.wire.pictures import REMOTE, refuse_unread_addresses
 
 MOST_TURNS = 2_000
 MOST_PARTS = 10_000
+_NO_NAME = "name"
 """What one request may hold: each turn is judged, and each part has a line in the receipt."""
 
 
@@ -54,15 +55,20 @@ class Request:
 
     def with_image(self, path: str, image: Image) -> Request:
         """The same request with the bytes of the remote picture at ``path``: judged, and sent in place of the address."""
-        if all(remote.path != path for remote in self.remote):
-            raise ValueError(f"{path!r} is no remote image of this request")
-        image = image if image.path == path else replace(image, path=path)
+        return self.with_images({path: image})
+
+    def with_images(self, images: Mapping[str, Image]) -> Request:
+        """``with_image`` for many at once (path → picture): a conversation may name one picture in each of its turns."""
+        if not images.keys() <= {remote.path for remote in self.remote}:
+            raise ValueError(f"{sorted(images)} are not all remote images of this request")
+        placed = {path: image if image.path == path else replace(image, path=path) for path, image in images.items()}
         messages = tuple(
-            Message(message.role, tuple(image if part.path == path else part for part in message.parts))
+            Message(message.role, tuple(placed.get(part.path, part) for part in message.parts))
             for message in self.chat.messages
         )
-        remote = tuple(remote for remote in self.remote if remote.path != path)
-        return replace(self, chat=replace(self.chat, messages=messages), remote=remote, inlined=self.inlined | {path})
+        remote = tuple(remote for remote in self.remote if remote.path not in images)
+        inlined = self.inlined | images.keys()
+        return replace(self, chat=replace(self.chat, messages=messages), remote=remote, inlined=inlined)
 
 
 def make_request(
@@ -85,6 +91,7 @@ def make_request(
         for part in turn.message.parts
         if isinstance(part, Opaque) and part.kind == REMOTE
     )
+    refuse_unread_addresses(value, (part for turn in turns for part in turn.message.parts), tools)
     chat = Chat(tuple(turn.message for turn in turns), tools)
     return Request(body, chat, model, stream, remote, tuple(turn.words for turn in turns), opening)
 
@@ -142,7 +149,7 @@ def _changes(request: Request, after: tuple[Message, ...], shapes: Shapes) -> It
             elif part != before:
                 if not isinstance(part, Text) or not isinstance(before, Text) or part.path != before.path:
                     raise ValueError("of a turn's parts only texts may change")
-                yield Place("replace", part.path), part.text or shapes.nothing
+                yield Place("replace", part.path), part.text or _emptied(part.path, shapes)
         for extra in new.parts[len(old.parts) :]:
             if not isinstance(extra, Text):
                 raise ValueError("only text can be added to a turn")
@@ -150,6 +157,11 @@ def _changes(request: Request, after: tuple[Message, ...], shapes: Shapes) -> It
                 raise WireError(f"{old.parts[0].path if old.parts else 'a turn'} cannot be given words")
             listed = words.action in ("first", "after")
             yield words, shapes.part(extra.text) if listed else extra.text
+
+
+def _emptied(path: str, shapes: Shapes) -> str:
+    """An emptied string: upstreams take no empty name."""
+    return _NO_NAME if path.endswith("/name") else shapes.nothing
 
 
 def _opening(request: Request, text: str, shapes: Shapes) -> Iterator[Edit]:
