@@ -59,8 +59,8 @@ class Request:
 
     def with_images(self, images: Mapping[str, Image]) -> Request:
         """``with_image`` for many at once (path → picture): a conversation may name one picture in each of its turns."""
-        if not images.keys() <= {remote.path for remote in self.remote}:
-            raise ValueError(f"{sorted(images)} are not all remote images of this request")
+        if strange := images.keys() - {remote.path for remote in self.remote}:
+            raise ValueError(f"no remote image of this request stands at {', '.join(sorted(strange))}")
         placed = {path: image if image.path == path else replace(image, path=path) for path, image in images.items()}
         messages = tuple(
             Message(message.role, tuple(placed.get(part.path, part) for part in message.parts))
