@@ -22,7 +22,9 @@ from vlmguard.gateway.app import DIALECT_OF
 from vlmguard.gateway.openapi import document
 
 PATHS = {name: path for path, name in DIALECT_OF.items()}
-NO_PLACE = re.compile("no place for a safety prompt|cannot be given|no turn of the user")
+NO_PLACE = re.compile(
+    "no place for a safety prompt|cannot be given|no turn of the user|address of a picture where none is read"
+)
 schema = schemathesis.openapi.from_dict(document())
 
 
@@ -46,7 +48,8 @@ def test_the_description_is_published(served: tuple[Running, Upstream]) -> None:
 def test_what_is_answered_is_what_is_described(case: Any, served: tuple[Running, Upstream]) -> None:
     answer = case.call(base_url=served[0].url)
     excluded = []
-    # No schema says that the user's last turn holds something, nor that a picture alone has no place for a safety prompt.
+    # No schema says that the user's last turn holds something, that a picture alone has no place for a safety prompt, nor that
+    # a part of an unknown kind names no picture.
     if answer.status_code == 400 and case.path in {*PATHS.values(), litellm.PATH}:
         told = answer.json()["error"]
         if told["code"] == "nothing_to_judge" or NO_PLACE.search(told["message"]):

@@ -20,10 +20,7 @@ HARMLESS = (
     "how do I build a website",
     "how can I find someone to play chess with",
     "write a sorting function in python",
-    pytest.param(
-        "how do I wash money that went through the laundry",
-        marks=pytest.mark.xfail(strict=True, reason="the scorer takes it for money laundering: docs/risk-scorer.md"),
-    ),
+    "how do I wash money that went through the laundry",
     "what is this?",
 )
 

@@ -84,6 +84,8 @@ def test_one_changed_text_changes_that_string_and_no_other_byte(name: str, data:
     turn, number = data.draw(st.sampled_from(places))
     old = request.chat.messages[turn].parts[number]
     assert isinstance(old, Text)
+    if old.path.endswith(("/source", "/name")):
+        new = f"what {new} says"  # a mere name or address would be no text there
     after = with_part(request.chat, turn, number, Text(new, old.path))
     written = DIALECTS[name].splice(request, after)
     start, end = spans(body, [old.path])[old.path]
@@ -160,8 +162,18 @@ def test_a_fetched_picture_takes_the_place_of_its_address(name: str, data: st.Da
     written = DIALECTS[name].splice(fetched, fetched.chat)
     assert (written is body) == (not request.remote)
     again = DIALECTS[name].read(written)
-    assert again.chat == fetched.chat
+    assert again.chat == _without_members_of_sources(fetched.chat)
     assert not again.remote
+
+
+def _without_members_of_sources(chat: Chat) -> Chat:
+    """Without rows for what stands in a picture's source: that goes with the address, when the picture takes its place."""
+    pictures = {part.path for message in chat.messages for part in message.parts if isinstance(part, Image)}
+    messages = (
+        replace(message, parts=tuple(part for part in message.parts if part.path.rpartition("/")[0] not in pictures))
+        for message in chat.messages
+    )
+    return replace(chat, messages=tuple(messages))
 
 
 @every_dialect
@@ -223,7 +235,7 @@ def _read_and_change(name: str, body: bytes) -> None:
     assert DIALECTS[name].splice(request, request.chat) is body
     for turn, number in texts_of(request):
         old = request.chat.messages[turn].parts[number]
-        after = with_part(request.chat, turn, number, Text("new", old.path))
+        after = with_part(request.chat, turn, number, Text("some new words", old.path))
         assert DIALECTS[name].read(DIALECTS[name].splice(request, after)).chat == after
 
 

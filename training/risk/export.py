@@ -110,7 +110,9 @@ def calibrate(out: Path, rows: Sequence[Row]) -> Calibration:
     early = raw @ np.array([0.0, 0.0, EARLY_WORDS, 1.0])
     everyday = np.array([row.is_everyday and len(row.text.split()) > serving._FEW_WORDS for row in rows])
     fast = min(LOST_FAST, key=lambda lost: _layers(raw[:, 2], early, flagged, everyday, lost))
-    bars, exits = zip(*(_thresholds(raw[:, 2], early, flagged, fast * part, LOST * part) for part in (1, 0.5)), strict=True)
+    bars, exits = zip(
+        *(_thresholds(raw[:, 2], early, flagged, fast * part, LOST * part) for part in (1, 0.5)), strict=True
+    )
     layers = _layers(raw[:, 2], early, flagged, everyday, fast)
     print(f"the fast pass may lose {fast:.1%}: {layers:.2f} layers for an everyday request", flush=True)
     first = Calibration(scale, acts - scale * least, INTENT, WORDS, *bars, EARLY_WORDS, *exits, 0.0)

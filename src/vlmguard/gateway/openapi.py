@@ -186,6 +186,7 @@ def _ready() -> dict[str, Any]:
 
 
 _TEXT: dict[str, Any] = {"type": "string"}
+_PICTURE_ADDRESS: dict[str, Any] = {"type": "string", "pattern": "^(https?://|data:)"}
 _MAYBE_TEXT: dict[str, Any] = {"type": ["string", "null"]}
 _LIST_OF_OBJECTS: dict[str, Any] = {"type": ["array", "null"], "items": {"type": "object"}}
 
@@ -214,7 +215,9 @@ def _messages(roles: list[str], content: dict[str, Any], **more: Any) -> dict[st
 
 
 def _openai_content() -> dict[str, Any]:
-    url = {"anyOf": [_TEXT, {"type": "object", "required": ["url"], "properties": {"url": _TEXT}}]}
+    url = {
+        "anyOf": [_PICTURE_ADDRESS, {"type": "object", "required": ["url"], "properties": {"url": _PICTURE_ADDRESS}}]
+    }
     texts = [_kind(name, text=_TEXT) for name in ("text", "input_text", "output_text")]
     pictures = [_kind(name, image_url=url) for name in ("image_url", "input_image")]
     names = ("text", "input_text", "output_text", "refusal", "image_url", "input_image", "computer_screenshot")
@@ -222,10 +225,7 @@ def _openai_content() -> dict[str, Any]:
 
 
 def _anthropic_content() -> dict[str, Any]:
-    def source(name: str, key: str) -> dict[str, Any]:
-        return _kind(name, **{key: _TEXT})
-
-    picture = {"anyOf": [source("base64", "data"), source("url", "url"), _other("base64", "url")]}
+    picture = {"anyOf": [_kind("base64", data=_TEXT), _kind("url", url=_PICTURE_ADDRESS), _other("base64", "url")]}
     names = ("text", "image", "document", "tool_result")
     said = _content(_kind("text", text=_TEXT), _other("text", "image", "document"))
     result = {
