@@ -10,15 +10,14 @@ import json
 import os
 import resource
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from recipes.micro import evaluation, making
+from recipes.micro import evaluation, making, workers
 from recipes.micro.sizes import SIZES, Size
 
 
@@ -35,24 +34,11 @@ def main() -> int:
     return 0 if all(metrics["gates"].values()) else 1
 
 
-def start_worker() -> None:
-    """In each worker: one thread, and no life after its parent, which would train on and hold the caches that the next run wants."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    making.one_thread()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])  # a pipe whose other end closes with the parent, however that ends
-    os._exit(1)
-
-
-def run(size: Size, out: Path, workers: int) -> dict[str, Any]:
+def run(size: Size, out: Path, many: int) -> dict[str, Any]:
     """Everything of a size; returns what OUT/metrics.json holds."""
     started = time.perf_counter()
     work = making.workplace(size, out)
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker) as pool:
+    with ProcessPoolExecutor(many, get_context("spawn"), initializer=workers.start) as pool:
 
         def stage(name: str, jobs: Iterable[tuple[Any, ...]]) -> None:
             since = time.perf_counter()
@@ -64,8 +50,8 @@ def run(size: Size, out: Path, workers: int) -> dict[str, Any]:
         stage("targets", [("target", family, seed) for seed in range(size.seeds) for family in size.families])
         stage("datasets", [("dataset", split, hindsight) for split in size.splits for hindsight in size.hindsights])
         stage("rewriters", [("rewriter", *cell) for cell in size.trained])
-        stage("answers", [("answers", part, workers) for part in range(workers)])
-    metrics = evaluation.report(work, workers)
+        stage("answers", [("answers", part, many) for part in range(many)])
+    metrics = evaluation.report(work, many)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     own = resource.getrusage(resource.RUSAGE_SELF)
     metrics["seconds"] = {

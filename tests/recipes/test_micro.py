@@ -110,10 +110,10 @@ PARENT = """
 import sys, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from recipes.micro.__main__ import start_worker
+from recipes.micro import workers
 
 if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=start_worker)
+    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=workers.start)
     print(pool.submit(__import__("os").getpid).result(), flush=True)
     pool.submit(time.sleep, 600).result()
 """
