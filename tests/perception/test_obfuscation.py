@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmguard.perception import encodings, obfuscation, respelling
+from vlmguard.perception import ciphers, encodings, obfuscation, respelling
 from vlmguard.perception.obfuscation import decode, substitute, substitutions
 from vlmguard.perception.wordlike import vocabulary
 
@@ -261,8 +261,8 @@ def test_what_is_looked_for_first_stands_in_all_that_is_found(text: str) -> None
     runs = (*encodings._maybe_base64(text), *encodings._BACKWARD_BASE64.finditer(text))
     assert not runs or encodings._OF_NO_WORD.search(text)
     assert not encodings._NATO_RUN.search(text) or encodings._may_spell(text)
-    assert not encodings._PIG.search(text) or text.count("ay") > 2
-    assert not encodings._is_prose(text.translate(encodings._ROT47)) or encodings._may_be_rot47(text)
+    assert not ciphers._PIG.search(text) or text.count("ay") > 2
+    assert not ciphers._is_prose(text.translate(ciphers._ROT47)) or ciphers._may_be_rot47(text)
 
 
 @pytest.mark.parametrize(

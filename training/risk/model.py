@@ -217,7 +217,7 @@ def fit(
     model = Scorer(base, categories, recipe)
     if start is not None:
         begun = torch.load(start, weights_only=True)
-        model.load_state_dict(begun.get("last", begun["state"]), strict=False)  # an older one has no early heads
+        _take(model, begun.get("last", begun["state"]))
     mean = RunningMean(model, recipe.average)
     optimiser = torch.optim.AdamW(model.groups(recipe), weight_decay=0.01, fused=True)
     places = {name: at for at, name in enumerate(categories)}
@@ -263,6 +263,14 @@ def fit(
             torch.save(kept, keep)
     model.load_state_dict(mean.weights)
     return model.eval()
+
+
+def _take(model: Scorer, state: dict[str, torch.Tensor]) -> None:
+    """The weights of a checkpoint; one from before there were early heads may lack those, and nothing else."""
+    strange = model.load_state_dict(state, strict=False)
+    lacking = [name for name in strange.missing_keys if not name.startswith("early.")]
+    if lacking or strange.unexpected_keys:
+        raise SystemExit(f"the checkpoint is of another network: {[*lacking, *strange.unexpected_keys]}")
 
 
 def pace(step: int, done: float, recipe: Recipe) -> float:

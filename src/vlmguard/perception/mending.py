@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
 
-from vlmguard.perception.encodings import Passage
 from vlmguard.perception.lettering import letter_model
+from vlmguard.perception.passages import Passage
 from vlmguard.perception.wordlike import WORD, distinct_words, is_word, sense
 
 _MOST_SEARCHED = 20_000

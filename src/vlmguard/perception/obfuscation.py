@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from vlmguard.perception import encodings, mending, respelling
-from vlmguard.perception.encodings import Passage, wordless_regions
+from vlmguard.perception import ciphers, encodings, mending, respelling
+from vlmguard.perception.ciphers import wordless_regions
 from vlmguard.perception.lookalikes import plain
+from vlmguard.perception.passages import Passage
 from vlmguard.perception.substitution import substitute, substitutions
 from vlmguard.perception.wordlike import WORD, sense
 
@@ -67,9 +68,9 @@ _READERS: tuple[tuple[str, _Reader, str], ...] = (
     ("split words", respelling.read_cut, ""),
     ("split words", respelling.read_fragments, ""),
     ("line break", respelling.read_hyphenated, ""),
-    ("pig latin", encodings.read_pig_latin, ""),
-    ("rot47", encodings.read_rot47, ""),
-    ("word order", encodings.read_backward_order, ""),
+    ("pig latin", ciphers.read_pig_latin, ""),
+    ("rot47", ciphers.read_rot47, ""),
+    ("word order", ciphers.read_backward_order, ""),
     ("missing spaces", respelling.read_together, ""),
     ("masked letters", respelling.read_masked, "*#"),
     ("repeated letters", respelling.read_stretched, ""),
@@ -163,12 +164,12 @@ def _readings(text: str) -> Iterator[tuple[str, list[Passage]]]:
     regions = wordless_regions(text)
     if not regions:
         return
-    if shifted := list(encodings.read_shifted(regions)):
+    if shifted := list(ciphers.read_shifted(regions)):
         yield "letter shift", shifted
     # Each stretch has up to three readings; those of one kind make a view together.
     kinds: dict[int, list[Passage]] = {}
     seen: dict[int, int] = {}
-    for passage in encodings.read_reversed(text, regions):
+    for passage in ciphers.read_reversed(text, regions):
         kind = seen.get(passage.start, 0)
         seen[passage.start] = kind + 1
         kinds.setdefault(kind, []).append(passage)

@@ -12,9 +12,9 @@ from functools import cache
 from itertools import chain, islice, product
 
 from vlmguard.language import detect
-from vlmguard.perception.encodings import Passage
 from vlmguard.perception.lettering import letter_model
 from vlmguard.perception.lookalikes import without_accents
+from vlmguard.perception.passages import Passage
 from vlmguard.perception.wordlike import WORD, common_words, is_word, segment, sense, vocabulary
 
 _MOST_TRIED = 2_000
